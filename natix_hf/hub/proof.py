@@ -47,6 +47,7 @@ TOLERANCES = {
     "fp32": {"logits": 1e-4, "probabilities": 5e-5, "pixels": 1e-5},
     "bf16": {"logits": 0.05, "probabilities": 0.03, "pixels": 1e-5},
 }
+REMEDIES = {"bf16": "; weights in bf16 are too coarse for this model: store them with --dtype fp32"}
 SAME_PROCESS, WITH, WITHOUT = "same process", "fresh process, natix_hf imported", "fresh process without natix_hf"
 
 
@@ -98,33 +99,23 @@ def prove(
         say(f"proof: scenes are generated, because the run's photos of val_select are not available: {photos.reason}")
     with tempfile.TemporaryDirectory(prefix="natix_hf-proof-") as name:
         work = Path(name)
-        for index, content in enumerate(photos.content):
-            (work / "photos").mkdir(exist_ok=True)
-            (work / "photos" / f"{index:03d}.photo").write_bytes(content)
-        paths = sorted(str(path) for path in (work / "photos").iterdir())
+        paths = _write_photos(photos.content, work / "photos")
         target = str(folder.absolute()) if folder.is_dir() else str(export)
         if base is not None and folder.is_dir():
             target = str(_on_base(folder, Path(base).expanduser().absolute(), work / "adapter"))
-        path = _about(target)
-        about = Export.parse(path.read_bytes(), str(path))
-        if about.format not in FORMS:
-            raise UserError(
-                f"{path}: format: expected one of {', '.join(FORMS)}; found {about.format}: export the run again"
-            )
-        int8 = about.dtype == "int8"
-        tolerance = dict(TOLERANCES["fp32" if int8 else about.dtype])
+        about = _description(target)
         expected = _here(str(run), paths, about.image_size if about.calibrated_at else None)
-        remedy = "; weights in bf16 are too coarse for this model: store them with --dtype fp32"
-        remedy = remedy if about.dtype == "bf16" else ""
-        tolerance["logits"] *= max(1.0, float(np.abs(expected.logits).max()))
+        tolerance = _tolerance(about.dtype, expected.logits)
+        remedy = REMEDIES.get(about.dtype, "")
         here = _here(target, paths)
         # An int8 graph differs from its run, by an amount that its export checked. Clients must match the graph.
+        int8 = about.dtype == "int8"
         checks = [_compare(expected, here, {"pixels": tolerance["pixels"]} if int8 else tolerance, remedy)]
         expected = here if int8 else expected
-        for who, python in [*((who, sys.executable) for who in clients), ("client_python", client_python)]:
-            if python is None:
-                continue
-            answers = _elsewhere(who, str(python), target, FORMS[about.format], work, online)
+        pythons = [(client, sys.executable) for client in clients]
+        pythons += [] if client_python is None else [("client_python", str(client_python))]
+        for client, python in pythons:
+            answers = _elsewhere(client, python, target, FORMS[about.format], work, online)
             checks.append(_compare(expected, answers, tolerance, remedy))
     document = Proof(
         format=about.format,
@@ -155,8 +146,33 @@ def clients_of(base: str | Path | None) -> tuple[str, ...]:
     return WITH, WITHOUT
 
 
-def _about(target: str) -> Path:
-    """The path of `export.json` of a folder or a Hub repository."""
+def _write_photos(content: Sequence[bytes], folder: Path) -> list[str]:
+    """Write the photos of a proof into a new folder, where the names keep their order; returns their paths."""
+    folder.mkdir()
+    for index, photo in enumerate(content):
+        (folder / f"{index:03d}.photo").write_bytes(photo)
+    return sorted(str(path) for path in folder.iterdir())
+
+
+def _tolerance(dtype: str, logits: np.ndarray) -> dict[str, float]:
+    """Largest allowed differences for weights of a type, given the run's logits; an int8 graph computes in fp32."""
+    tolerance = dict(TOLERANCES["fp32" if dtype == "int8" else dtype])
+    tolerance["logits"] *= max(1.0, float(np.abs(logits).max()))
+    return tolerance
+
+
+def _description(target: str) -> Export:
+    """The `export.json` of a folder or a Hub repository."""
+    path = _description_path(target)
+    about = Export.parse(path.read_bytes(), str(path))
+    if about.format not in FORMS:
+        raise UserError(
+            f"{path}: format: expected one of {', '.join(FORMS)}; found {about.format}: export the run again"
+        )
+    return about
+
+
+def _description_path(target: str) -> Path:
     if Path(target).is_dir():
         path = Path(target) / "export.json"
         if not path.is_file():
@@ -224,21 +240,8 @@ def _elsewhere(who: str, python: str, target: str, form: type[ExportForm], work:
         command += ["--import_package", str(REPOSITORY)]
     else:
         command += ["--without_package", *(["--trust_remote_code"] if form.own_code else [])]
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    if not online:
-        kept = {name: value for name, value in kept.items() if not name.startswith("HF_")} | {"HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory(dir=work) as cache:
-        # TRANSFORMERS_CACHE and similar variables would override HF_HOME.
-        environment = {
-            **{name: value for name, value in kept.items() if not name.endswith("_CACHE")},
-            "HF_HOME": cache,
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-        if online and "HF_TOKEN" not in kept:
-            from huggingface_hub import get_token
-
-            environment |= {"HF_TOKEN": token} if (token := get_token()) else {}
+        environment = _client_environment(cache, online)
         try:
             done = subprocess.run(command, cwd=cache, env=environment, capture_output=True, text=True)
         except OSError as error:
@@ -254,7 +257,27 @@ def _elsewhere(who: str, python: str, target: str, form: type[ExportForm], work:
         return Answers(client, labels, arrays["pixels"], arrays["logits"], arrays["probabilities"])
 
 
-def _compare(expected: Answers, answers: Answers, tolerance: dict[str, float], remedy: str = "") -> ProvenClient:
+def _client_environment(cache: str, online: bool) -> dict[str, str]:
+    """The environment variables of a client that shares no caches and no settings with this process."""
+    # TRANSFORMERS_CACHE and similar variables would override HF_HOME.
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PYTHONHOME")
+        and not name.endswith("_CACHE")
+        and (online or not name.startswith("HF_"))
+    }
+    environment = kept | {"HF_HOME": cache, "HF_HUB_DISABLE_TELEMETRY": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if not online:
+        return environment | {"HF_HUB_OFFLINE": "1"}
+    if "HF_TOKEN" not in environment:
+        from huggingface_hub import get_token
+
+        environment |= {"HF_TOKEN": token} if (token := get_token()) else {}
+    return environment
+
+
+def _compare(expected: Answers, answers: Answers, tolerance: dict[str, float], remedy: str) -> ProvenClient:
     """How much a client's outputs differ from the expected ones.
 
     Args:
