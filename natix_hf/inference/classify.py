@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from natix_hf.decision.calibration import DecisionRule
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.cascade import STAGES, TwoModels, cost_text
-from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_record import NOT_FINISHED, RunRecord
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import check_folder, read_json, replacing
 from natix_hf.inference.averaged_views import view_batches
@@ -27,7 +27,7 @@ from natix_hf.inference.cascade_classifier import CascadeClassifier, StageProces
 from natix_hf.inference.graph_classifier import GRAPHS, GraphClassifier, graph_form
 from natix_hf.inference.tiled_models import check_same_views
 from natix_hf.logits import softmax
-from natix_hf.modeling.checkpoints import PICKLES, check_finite
+from natix_hf.modeling.checkpoints import check_finite, refuse_pickles
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.client_view import ClientTally
 
@@ -103,8 +103,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     run = Path(name_or_path).expanduser()
     check_folder(name_or_path, bare_ids=True)
     if RunRecord.there(run) and RunRecord.read(run).status != "finished":
-        raise UserError(f"{name_or_path}: the run is not finished: finish it with --resume_from_checkpoint true first")
-    _refuse_pickles(run)
+        raise UserError(f"{name_or_path}: {NOT_FINISHED}")
     if TwoModels.there(run):
         loaded = (load_classifier(str(run / stage)) for stage in STAGES)
         (first, first_processor), (second, second_processor) = loaded
@@ -115,6 +114,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
         if folder := _graph_folder(source):
             model = GraphClassifier(folder, graph_form(folder))
             return model.eval(), AutoImageProcessor.from_pretrained(folder)
+        refuse_pickles(name_or_path, run)
         if AutoConfig.from_pretrained(source).model_type == "dinov3_vit":
             raise UserError(f"{name_or_path}: a backbone without a head: train it first with python -m natix_hf.train")
         model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
@@ -132,16 +132,6 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
 def leave_early(model: Any) -> bool:
     """Whether a model has early exits."""
     return bool(getattr(model.config, "views_exit", None))  # other classes' configs do not know the name
-
-
-def _refuse_pickles(folder: Path) -> None:
-    """Raise `UserError` if the only weights in a folder are pickled."""
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if pickles and not any(folder.glob("*.safetensors")) and not graph_form(folder):
-        raise UserError(
-            f"{folder}: expected model.safetensors, found only pickled weights ({', '.join(pickles[:3])}), which can "
-            "run code when read: convert the weights with `save_pretrained` where you trust the file"
-        )
 
 
 def _graph_folder(source: str) -> Path | None:

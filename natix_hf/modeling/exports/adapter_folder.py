@@ -26,10 +26,11 @@ from natix_hf.modeling.checkpoints import (
     load_backbone,
     load_processor,
     local_folder,
+    on_backbone,
     read_config,
 )
 from natix_hf.modeling.exports.export_form import FinishedModel
-from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
+from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 # Two machines round a merged weight differently in its last bits; another base differs far more.
 SAME = {"rtol": 1e-3, "atol": 1e-5}
@@ -128,11 +129,7 @@ def _base(
     config = copy.deepcopy(model.config)
     config.temperature = config.logit_bias = config.isotonic = config.decision = None
     config.views_exit = config.merged_adapter = None
-    with torch.device("meta"):
-        base = NatixDinov3ForImageClassification(config)
-    backbone.config.name_or_path = ""
-    base.backbone = backbone
-    base.head = NatixDinov3Head(config)
+    base = on_backbone(backbone, config)
     for parameter in base.head.parameters():
         torch.nn.init.zeros_(parameter)
     return base.eval()
