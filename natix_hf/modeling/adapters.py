@@ -19,7 +19,7 @@ from torch import nn
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, write_json
 from natix_hf.modeling.adapter_natix_dinov3 import adapter_fingerprint, fingerprint
-from natix_hf.modeling.doran import TRAINED, check_doran, is_doran, register_doran, share_first_matrices
+from natix_hf.modeling.doran import TRAINED, DoranLinear, check_doran, is_doran, share_first_matrices
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 BLOCKS = "backbone.model.layer"
@@ -100,7 +100,7 @@ def add_lora(
             init_lora_weights=True if lora_init == "default" else lora_init,
         )
         if use_doran:
-            register_doran(config)
+            config._register_custom_module({nn.Linear: DoranLinear})  # not saved with the config
         with _renamed_property():
             peft_model = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
