@@ -102,10 +102,6 @@ def write_bundle(
         check_public(folder, names)
 
 
-def _has(run: Path, name: str) -> bool:
-    return (run / name).is_file()
-
-
 def _copy_pictures(run: Path, folder: Path, reward: Reward | None, names: Names, include_photos: bool) -> None:
     """Copy the pictures that the card shows; with `include_photos`, copy all pictures of the run."""
     paths = [run / path for path, _ in pictures(run, reward, names)]
@@ -118,12 +114,10 @@ def _copy_pictures(run: Path, folder: Path, reward: Reward | None, names: Names,
 
 def _write_page(run: Path, folder: Path, documents: RunDocuments, include_photos: bool) -> None:
     """Write `report.html`: the run's own page with its gallery, or a page without anything about single photos."""
-    if include_photos and _has(run, "report.html"):
+    if include_photos and (run / "report.html").is_file():
         shutil.copyfile(run / "report.html", folder / "report.html")
-        return
-    if not _has(run, "predictions/val_test.parquet"):
-        return  # a refit has no test photos
-    write_public_page(run, documents, folder / "report.html")
+    elif (run / "predictions" / "val_test.parquet").is_file():  # a refit has no test photos
+        write_public_page(run, documents, folder / "report.html")
 
 
 def _licence(base: str | None, folder: Path) -> Licence:

@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
+from natix_hf.documents.figures import Interval
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.hub_metadata import CardMetadata, EvaluationResult
 from natix_hf.files import hub_id
@@ -65,8 +66,7 @@ def metadata(
                 "high": round(interval.high, 5),
             },
         )
-        for name, interval in metrics.metrics.items()
-        if None not in (interval.value, interval.low, interval.high)
+        for name, interval in _defined(metrics)
     ]
     front = ModelCardData(
         model_name=title(classes) if results else None,
@@ -82,6 +82,12 @@ def metadata(
     )
     CardMetadata.check(front.to_dict(), "model_card_metadata")
     return front
+
+
+def _defined(metrics: FinalFigures) -> list[tuple[str, Interval]]:
+    """The metrics that have a value and an interval, by name."""
+    figures = metrics.metrics.items()
+    return [(name, figure) for name, figure in figures if None not in (figure.value, figure.low, figure.high)]
 
 
 def eval_results(
@@ -118,8 +124,7 @@ def eval_results(
             f"groups of {metrics.split} (split {fingerprint}), {metrics.level * 100:g} % interval "
             f"{interval_text(interval)}{whose}",
         )
-        for name, interval in metrics.metrics.items()
-        if None not in (interval.value, interval.low, interval.high)
+        for name, interval in _defined(metrics)
     ]
     document = eval_result_entries_to_yaml(entries)
     for entry in document:

@@ -41,6 +41,15 @@ def check_token(repo_id: str) -> None:
         raise UserError(f"push {repo_id}: the Hub requires a token: log in with `hf auth login` or set HF_TOKEN")
 
 
+def check_private(repo_id: str, what: str, *, asked: bool, found: bool) -> None:
+    """Raise `UserError` if a push should be private (`asked`), but its repository is not (`found`)."""
+    if asked and not found:
+        raise UserError(
+            f"push {repo_id}: {what} already exists and is public: make it private in its settings on the Hub, or "
+            "leave out --private"
+        )
+
+
 @contextmanager
 def hub_faults(repo_id: str) -> Iterator[None]:
     """Raise errors of the Hub and of the connection as `UserError`."""
