@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.calibration import Calibration, knots_of
 from natix_hf.decision.early_exit import (
     NEVER,
     candidate_bands,
@@ -271,5 +271,5 @@ def _calibration(stage: StageCalibration, positive: int) -> Calibration:
         prior_bias=zeros,
         threshold_bias=zeros,
         positive=positive,
-        isotonic=tuple((np.array(x), np.array(y)) for x, y in stage.isotonic) if stage.isotonic else None,
+        isotonic=knots_of(stage.isotonic),
     )

@@ -79,28 +79,28 @@ def control_risk(
         negated = safe_threshold(-positive, of["positive"], rate, share)
         return None if negated is None else -negated
 
-    high: float | None = float(np.nextafter(threshold, 2.0))
     low: float | None = float(threshold)
+    high: float | None = float(np.nextafter(threshold, 2.0))
     reason = None
     if alpha < smallest:
         reason = _unreachable(risk, alpha, delta, smallest, of)
     elif risk == "precision":
-        bound = _precise(high_for, low_for, high, alpha, tested, prevalence)
-        if bound is None:
+        high = _precise(high_for, low_for, high, alpha, tested, prevalence)
+        if high is None:
             reason = (
                 f"{len(scores)} control rows could certify a precision of {1 - alpha:.4g} at a prevalence of "
                 f"{prevalence:.4g}, but not with this model: too many of its positives score below its worst "
                 "negatives; a larger risk_alpha or a better model is needed"
             )
-        else:
-            high = bound
     else:
         share = tested / 2 if risk == "error" else tested
         if risk in ("fpr", "error"):
             high = max(high, high_for(alpha, share))
         if risk in ("fnr", "error"):
             low = min(low, low_for(alpha, share))
-    rates = None if reason else band_rates(scores, is_positive, low, high)
+    if reason is not None:
+        low = high = None
+    rates = NO_RATES if reason is not None else band_rates(scores, is_positive, low, high)
     return Guarantee(
         risk=risk,
         alpha=float(alpha),
@@ -113,22 +113,22 @@ def control_risk(
         smallest_alpha=smallest,
         reachable=reason is None,
         reason=reason,
-        low=low if reason is None else None,
-        high=high if reason is None else None,
-        fpr=rates and rates.fpr,
-        fnr=rates and rates.fnr,
-        abstention=rates and rates.abstention,
-        coverage=rates and rates.coverage,
+        low=low,
+        high=high,
+        **rates._asdict(),
     )
 
 
 class BandRates(NamedTuple):
-    """Rates of wrong answers and abstentions by class, and the share of answered rows; None without rows."""
+    """Rates of wrong answers and abstentions by class, and the share of answered rows; None without rows or band."""
 
-    fpr: float | None
-    fnr: float | None
-    abstention: Abstention
-    coverage: float
+    fpr: float | None = None
+    fnr: float | None = None
+    abstention: Abstention | None = None
+    coverage: float | None = None
+
+
+NO_RATES = BandRates()
 
 
 def smallest_alpha(
