@@ -95,8 +95,17 @@ def write_bundle(
     base = None
     if FORMS[form].on_base:
         base = hub_id(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
-    about = {"form": form, "base": base, "licence": licence, "extra": extra, "include_photos": include_photos}
-    card = model_card(run, published, repo_id, quantised=quantised, **about)
+    card = model_card(
+        run,
+        published,
+        repo_id,
+        form=form,
+        base=base,
+        licence=licence,
+        extra=extra,
+        include_photos=include_photos,
+        quantised=quantised,
+    )
     write_text(folder / "README.md", card)
     if not include_photos:
         check_public(folder, names)

@@ -47,7 +47,7 @@ def metadata(
         UserError: the Hub would refuse the front matter, or a figure lacks its interval or its photos.
     """
     honest_run, base_id, data_id = metrics.honest_run, hub_id(base), hub_id(data)
-    whose = f" of the run {honest_run} before this refit" if honest_run else " of the run in fp32" if int8 else ""
+    origin = _origin(metrics, int8)
     results = [
         EvalResult(
             task_type="image-classification",
@@ -56,7 +56,7 @@ def metadata(
             dataset_name=data_id or ("generated street photos" if data == "builtin:scenes" else "own photos"),
             dataset_split=metrics.split,
             metric_type=METRIC_IDS.get(name, name),
-            metric_name=LABELS[name] + whose,
+            metric_name=LABELS[name] + (f" {origin}" if origin else ""),
             metric_value=round(interval.value, 5),
             metric_args={
                 "photos": metrics.n,
@@ -82,6 +82,13 @@ def metadata(
     )
     CardMetadata.check(front.to_dict(), "model_card_metadata")
     return front
+
+
+def _origin(metrics: FinalFigures, int8: bool) -> str:
+    """Which model the figures are of, if they are not those of the published one; else an empty text."""
+    if int8:
+        return "of the run in fp32"
+    return "" if metrics.honest_run is None else f"of the run {metrics.honest_run} before this refit"
 
 
 def _defined(metrics: FinalFigures) -> list[tuple[str, Interval]]:
@@ -110,8 +117,7 @@ def eval_results(
     Raises:
         UserError: the Hub would refuse the results.
     """
-    refit_note = f", of the run {metrics.honest_run} before this refit" if metrics.honest_run is not None else ""
-    whose = ", of the run in fp32" if int8 else refit_note
+    origin = _origin(metrics, int8)
     entries = [
         EvalResultEntry(
             dataset_id=data,
@@ -122,7 +128,7 @@ def eval_results(
             source_name="final figures",
             notes=f"{LABELS[name]} {figure_text(interval.value)} on {metrics.n} photos in {metrics.groups} "
             f"groups of {metrics.split} (split {fingerprint}), {metrics.level * 100:g} % interval "
-            f"{interval_text(interval)}{whose}",
+            f"{interval_text(interval)}" + (f", {origin}" if origin else ""),
         )
         for name, interval in _defined(metrics)
     ]

@@ -140,7 +140,10 @@ def model_card(
         **_model_texts(documents, recipe),
         **_figure_texts(documents),
         **_section_tables(documents),
-        **_split_texts(documents.splits),
+        splits=documents.splits,
+        uses=USES,
+        counts_text=counts_text,
+        certificate=_certificate_text(documents.splits),
         **_training_texts(documents.record, recipe),
     )
     return str(card).rstrip("\n") + "\n"
@@ -174,17 +177,11 @@ def _figure_texts(documents: RunDocuments) -> dict[str, Any]:
         "metrics": metrics,
         "whose": sentence(honest_run_line(metrics)) if metrics.honest_run is not None else None,
         "level": f"{metrics.level * 100:g} %",
-        "figures": [
-            {
-                "label": label,
-                "value": figure_text(metrics.metrics[name].value),
-                "interval": interval_text(metrics.metrics[name]),
-                "meaning": MEANINGS[name],
-            }
-            for name, label in LABELS.items()
-        ],
+        "labels": LABELS,
+        "meanings": MEANINGS,
+        "figure_text": figure_text,
+        "interval_text": interval_text,
         "positive": cell(metrics.positive_label),
-        "test_counts": counts_text(metrics.labels),
         "read_before": sentence(read_before_line(metrics)),
         "cost": cost and sentence(cost_line(cost)),
     }
@@ -201,21 +198,6 @@ def _section_tables(documents: RunDocuments) -> dict[str, Section | None]:
         "slices": slices and sections.slices_section(slices, most=WORST, figures=SHOWN),
         "over_probe": documents.over_probe and sections.probe_section(documents.over_probe),
     }
-
-
-def _split_texts(splits: SplitCertificate) -> dict[str, Any]:
-    """The photos of each split, and how the splits were made."""
-    rows = [
-        {
-            "name": name,
-            "use": use,
-            "photos": splits.sizes[name],
-            "groups": splits.groups[name],
-            "counts": counts_text(splits.class_counts[name]),
-        }
-        for name, use in USES.items()
-    ]
-    return {"splits": rows, "certificate": _certificate_text(splits), "fingerprint": splits.fingerprint}
 
 
 def _training_texts(record: RunRecord, recipe: dict[str, Any]) -> dict[str, Any]:
