@@ -131,19 +131,16 @@ def model_card(
         int8=quantised and card_sections.int8_section(quantised),
         decisions=card_sections.decision_lines(documents.calibration, classes),
         section_table=section_table,
+        counts_text=counts_text,
         extra=[*reward_sections(documents.reward), *extra],
         pictures=pictures,
-        data_text=_data_text(data, documents.splits),
         demo="builtin:demo-backbone" in bases,
         licence_text=licence.text,
         made=_made_text(Provenance.of(run_folder), form),
         **_model_texts(documents, recipe),
         **_figure_texts(documents),
         **_section_tables(documents),
-        splits=documents.splits,
-        uses=USES,
-        counts_text=counts_text,
-        certificate=_certificate_text(documents.splits),
+        **_photo_texts(documents.splits, data),
         **_training_texts(documents.record, recipe),
     )
     return str(card).rstrip("\n") + "\n"
@@ -197,6 +194,16 @@ def _section_tables(documents: RunDocuments) -> dict[str, Section | None]:
         "robustness": robustness and sections.robustness_section(robustness, distortions=False),
         "slices": slices and sections.slices_section(slices, most=WORST, figures=SHOWN),
         "over_probe": documents.over_probe and sections.probe_section(documents.over_probe),
+    }
+
+
+def _photo_texts(splits: SplitCertificate, data: str | None) -> dict[str, Any]:
+    """The data set, the four splits, and how they were made."""
+    return {
+        "splits": splits,
+        "uses": USES,
+        "data_text": _data_text(data, splits),
+        "certificate": _certificate_text(splits),
     }
 
 

@@ -68,8 +68,8 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
             *(CommitOperationAdd(name, folder / name) for name in beside),
             *shards,
         ]
-        kept = {addition.path_in_repo for addition in additions}
-        stale = sorted(name for name in files - kept if name in BESIDE or re.fullmatch(r"data/[^/]+\.parquet", name))
+        pushed = {addition.path_in_repo for addition in additions}
+        stale = sorted(name for name in files - pushed if name in BESIDE or re.fullmatch(r"data/[^/]+\.parquet", name))
         api.create_commit(
             repo_id,
             [*additions, *map(CommitOperationDelete, stale)],

@@ -64,7 +64,7 @@ def hub_faults(repo_id: str) -> Iterator[None]:
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        said = error.server_message or f"status {status}"
+        reason = error.server_message or f"status {status}"
         remedies = {
             401: "the Hub does not accept the token: log in with `hf auth login` or set HF_TOKEN",
             403: "the token cannot write there: make one with write access (hf.co/settings/tokens), and check that "
@@ -75,7 +75,7 @@ def hub_faults(repo_id: str) -> Iterator[None]:
             412: f"somebody else changed the repository in the meantime: {again}",
         }
         remedy = remedies.get(status, f"the Hub could not process the request: {again}")
-        raise UserError(f"push {repo_id}: {remedy} (the Hub said: {said})") from error
+        raise UserError(f"push {repo_id}: {remedy} (the Hub said: {reason})") from error
     except (HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         raise UserError(
             f"push {repo_id}: the Hub cannot be reached: no network, or HF_HUB_OFFLINE is set: connect and {again}"
