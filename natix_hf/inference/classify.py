@@ -55,6 +55,14 @@ class Prediction(NamedTuple):
     client: str = ""
     stage: int | None = None
 
+    def answer(self, labels: Sequence[str]) -> str:
+        """The class of the decision, or `abstain` if a person must decide."""
+        return "abstain" if self.asks else labels[self.decision]
+
+    def rounded(self) -> list[float]:
+        """The probabilities with the digits that are written to files."""
+        return [round(float(p), 6) for p in self.probabilities]
+
     @property
     def differs(self) -> bool:
         """Whether the decision is not the class with the largest probability."""
@@ -141,8 +149,8 @@ def _graph_folder(source: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from transformers.utils import cached_file
 
-    about = cached_file(source, "export.json", _raise_exceptions_for_missing_entries=False)
-    form = None if about is None else GRAPHS.get(read_json(about).get("format"))
+    description = cached_file(source, "export.json", _raise_exceptions_for_missing_entries=False)
+    form = None if description is None else GRAPHS.get(read_json(description).get("format"))
     return form and Path(snapshot_download(source, allow_patterns=["*.json", f"{form.graph}*"]))
 
 
@@ -239,22 +247,23 @@ def write_rows(
         if table:
             table.writerow(["file", "label", *(f"p_{label}" for label in labels), *extra, "error"])
         for prediction in predictions:
-            name, probabilities, reason = prediction[:3]
             written.count(prediction)
-            label = None if probabilities is None else labels[prediction.decision]
-            values = [None] * len(labels) if probabilities is None else [round(float(p), 6) for p in probabilities]
-            extras = {
-                "answer": "abstain" if prediction.asks else label,
-                "note": f"decided by threshold {rule['threshold']:.3f}" if prediction.differs else None,
-                "stage": prediction.stage,
-            }
-            extras = {column: extras[column] for column in extra}
+            name, reason = prediction.name, prediction.reason
+            if prediction.probabilities is None:
+                label, values, extras = None, [None] * len(labels), dict.fromkeys(extra)
+                row = {"file": name, "error": reason}
+            else:
+                label, values = labels[prediction.decision], prediction.rounded()
+                extras = {
+                    "answer": prediction.answer(labels),
+                    "note": f"decided by threshold {rule['threshold']:.3f}" if prediction.differs else None,
+                    "stage": prediction.stage,
+                }
+                extras = {column: extras[column] for column in extra}
+                row = {"file": name, "label": label, "probabilities": dict(zip(labels, values, strict=True))}
+                row |= {column: text for column, text in extras.items() if text is not None}
             if table:
                 table.writerow([name, label, *values, *extras.values(), reason])
             else:
-                row = {"file": name, "label": label, "probabilities": dict(zip(labels, values, strict=True))}
-                row |= {column: text for column, text in extras.items() if text is not None}
-                file.write(
-                    json.dumps(row if reason is None else {"file": name, "error": reason}, ensure_ascii=False) + "\n"
-                )
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return written

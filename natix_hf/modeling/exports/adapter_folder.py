@@ -54,11 +54,8 @@ def write_adapter(
     if not (run / "adapter" / "adapter_config.json").is_file():
         raise UserError(f"{run}: no adapter/ folder, because only LoRA runs have one: use --format merged or stock")
     recipe = read_recipe(run)
-    name = recipe.get("model_name_or_path") or read_json(run / "adapter" / "adapter_config.json").get(
-        "base_model_name_or_path"
-    )
-    if not name:
-        raise UserError(f"{run}: the base of its adapter is unknown: add model_name_or_path to its recipe.yaml")
+    adapter = read_json(run / "adapter" / "adapter_config.json")
+    name = recipe.get("model_name_or_path") or adapter["base_model_name_or_path"]
     revision = recipe.get("model_revision")
     base_name = base_id or (str(Path(base_output).expanduser().absolute()) if base_output else None)
     if base_name is None:
@@ -71,7 +68,6 @@ def write_adapter(
 
     describe_adapter(model, processor, base_fingerprint, folder)
     shutil.copyfile(run / "adapter" / "adapter_model.safetensors", folder / "adapter_model.safetensors")
-    adapter = read_json(run / "adapter" / "adapter_config.json")
     write_json(folder / "adapter_config.json", adapter | {"base_model_name_or_path": base_name, "revision": None})
 
 
