@@ -55,9 +55,9 @@ def parse_metric(metric: str) -> Metric:
     if metric == "f1":
         return Metric(metric, "fbeta", (1.0,))
     kind, sign, rest = metric.partition(">=") if ">=" in metric else metric.partition(":")
-    wanted = {"fbeta": (":", 1), "cost": (":", 2), "precision": (">=", 1), "recall": (">=", 1)}
+    forms = {"fbeta": (":", 1), "cost": (":", 2), "precision": (">=", 1), "recall": (">=", 1)}
     words = rest.split(":")
-    if kind not in wanted or wanted[kind] != (sign, len(words)):
+    if kind not in forms or forms[kind] != (sign, len(words)):
         raise fault
     try:
         numbers = tuple(float(word) for word in words)
@@ -96,7 +96,7 @@ def threshold_curve(
 
     Raises:
         UserError: scores that are not probabilities; only one class; an unknown metric.
-        ValueError: arrays of different lengths, negative weights.
+        ValueError: negative weights.
     """
     chosen = parse_metric(metric)
     scores, is_positive, weights = _checked(scores, is_positive, weights)
@@ -315,8 +315,6 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scores, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(is_positive, dtype=bool)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if scores.ndim != 1 or is_positive.shape != scores.shape or weights.shape != scores.shape:
-        raise ValueError(f"expected arrays (n,), found {scores.shape}, {is_positive.shape} and {weights.shape}")
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError("weights: expected finite numbers, none below 0")
     bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
@@ -326,6 +324,6 @@ def _checked(
             f"{scores[bad[0]]:g} in row {bad[0]}"
         )
     if not is_positive.any() or is_positive.all():
-        found = "no rows" if not len(scores) else f"{len(scores)} rows of one class"
-        raise UserError(f"threshold: expected rows of both classes, found {found}: give val_calib a larger share")
+        rows = "no rows" if not len(scores) else f"{len(scores)} rows of one class"
+        raise UserError(f"threshold: expected rows of both classes, found {rows}: give val_calib a larger share")
     return scores, is_positive, weights
