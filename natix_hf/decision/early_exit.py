@@ -244,8 +244,6 @@ def _measured(early, harmful, of: Groups, *, low, high, positive, cost, **about)
 
 def _unreachable(alpha: float, delta: float, smallest: float, of: Groups) -> str:
     rows = f"{int(of.sizes.sum())} control photos in {len(of.sizes)} groups (largest: {of.largest})"
-    if smallest >= 1:
-        return f"{rows} can certify no views_exit_alpha: more photos in other groups are needed"
     return (
         f"views_exit_alpha {alpha:g} is out of reach: with {1 - delta:.0%} confidence {rows} certify {smallest:.4f} "
         f"at best; set views_exit_alpha to {np.ceil(smallest * 1e4) / 1e4:g} or more, or give val_calib more groups"
