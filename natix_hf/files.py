@@ -204,6 +204,11 @@ def fingerprint_bytes(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def text_seed(text: str) -> int:
+    """A random seed of 63 bits that depends on the text only."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
 def fingerprint_file(path: str | Path) -> str:
     """blake2b-128 of a file, as 32 hexadecimal digits; read in pieces, since weights may be large."""
     with open(path, "rb") as file:

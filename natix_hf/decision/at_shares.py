@@ -60,8 +60,8 @@ def figures_at_shares(
 
     drawn = on_resamples(summed, n_groups, n_boot, seed, width=n_groups)
     totals = np.concatenate([summed(np.ones((1, n_groups))), drawn])
-    there = totals[:, :, :1]
-    means = np.divide(totals[:, :, 1:], there, out=np.full(totals[:, :, 1:].shape, np.nan), where=there > 0)
+    counts = totals[:, :, :1]
+    means = np.divide(totals[:, :, 1:], counts, out=np.full(totals[:, :, 1:].shape, np.nan), where=counts > 0)
     wrong = means[:, :, 0]
     generator = np.random.default_rng([seed, 2])
     for k in range(len(shares)):
@@ -82,18 +82,18 @@ def figures_at_shares(
 
 def with_intervals(figures: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """`value`, `low` and `high` of each metric of `figures_at_shares`, or of differences of two of them."""
-    found = {}
+    intervals = {}
     for name, values in figures.items():
         drawn = values[1:]  # NaN for a resample without a class
         if name == "ece" and (values >= 0).all():  # not a difference of two
             drawn = without_added_noise(drawn, values[0])
         low, high = interval_ends(drawn)
-        found[name] = {
+        intervals[name] = {
             "value": float(values[0]),
             "low": float(min(low, values[0])),
             "high": float(max(high, values[0])),
         }
-    return found
+    return intervals
 
 
 def before_and_after(

@@ -89,7 +89,6 @@ class Calibration:
     @classmethod
     def from_document(cls, document: CalibrationFile) -> Calibration:
         """Read from `calibration.json`."""
-        knots = document.isotonic
         return cls(
             calibrator=document.calibrator,
             temperature=np.array(document.temperature, dtype=np.float64),
@@ -98,8 +97,13 @@ class Calibration:
             threshold_bias=np.array(document.threshold_bias, dtype=np.float64),
             positive=document.positive,
             threshold=document.threshold,
-            isotonic=tuple((np.array(x), np.array(y)) for x, y in knots) if knots else None,
+            isotonic=knots_of(document.isotonic),
         )
+
+
+def knots_of(stored: list | None) -> tuple[tuple[np.ndarray, np.ndarray], ...] | None:
+    """The `isotonic` of a `Calibration` from that of a document."""
+    return tuple((np.array(x), np.array(y)) for x, y in stored) if stored else None
 
 
 def decision_rule(document: CalibrationFile) -> DecisionRule:

@@ -74,9 +74,9 @@ def intervals(
         if again_fitted := CALIBRATORS[calibrator].again:
             logits = fit_one(again_fitted, reference.logits[picked], labels).calibrated(calibrated)
         probabilities, weights = softmax(logits), new[number]
-        found = resampled_priors(probabilities, seen, prior, weights[None])[0]
-        shares.append(found)
-        ratio = found / seen
+        drawn_prior = resampled_priors(probabilities, seen, prior, weights[None])[0]
+        shares.append(drawn_prior)
+        ratio = drawn_prior / seen
         whole = np.maximum(probabilities @ ratio, TINY)
         for name, decided in decisions.items():
             chance = ratio[decided] * probabilities[rows, decided] / whole

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.calibration import Calibration, knots_of
 from natix_hf.decision.early_exit import (
     NEVER,
     candidate_bands,
@@ -127,19 +127,19 @@ def fit_cascade(
     Raises:
         UserError: as `fit_calibrator`, `certified_exit` and `given_exit`.
     """
-    kept = {"positive": positive, "class_names": class_names}
+    options = {"positive": positive, "class_names": class_names}
     fits = {
-        name: fit_calibrator(logits, fit.labels, fit.groups, calibrators, offset=offset, **kept)
+        name: fit_calibrator(logits, fit.labels, fit.groups, calibrators, offset=offset, **options)
         for name, logits, offset in zip(STAGES, fit[:2], offsets, strict=True)
     }
     first, second = (stage_fit.calibration for stage_fit in fits.values())
-    judged = softmax(first.calibrated(control.early)), softmax(second.calibrated(control.full)), *control[2:]
-    about = {"positive": positive, "cost": cost, "cost_in": cost_in, "fitted_on": fitted_on}
+    control_rows = softmax(first.calibrated(control.early)), softmax(second.calibrated(control.full)), *control[2:]
+    band_options = {"positive": positive, "cost": cost, "cost_in": cost_in, "fitted_on": fitted_on}
     if views_exit == "risk":
         bands = candidate_bands(softmax(first.calibrated(fit.early)), positive) if other_promise else None
-        chosen = certified_exit(*judged, alpha=alpha, delta=delta, candidates=bands, **about)
+        chosen = certified_exit(*control_rows, alpha=alpha, delta=delta, candidates=bands, **band_options)
     else:
-        chosen = given_exit(*judged, views_exit, **about)
+        chosen = given_exit(*control_rows, views_exit, **band_options)
     named = {"name": class_names[positive]} if class_names else {}
     notes = [f"{name} stage: {note}" for name, stage_fit in fits.items() for note in stage_fit.notes]
     return Cascade(exit=chosen, stages=[_stage(first), _stage(second)], lines=[exit_line(chosen, **named), *notes])
@@ -271,5 +271,5 @@ def _calibration(stage: StageCalibration, positive: int) -> Calibration:
         prior_bias=zeros,
         threshold_bias=zeros,
         positive=positive,
-        isotonic=tuple((np.array(x), np.array(y)) for x, y in stage.isotonic) if stage.isotonic else None,
+        isotonic=knots_of(stage.isotonic),
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from natix_hf.resampling import CELLS, ENDS, group_numbers, times_drawn
+from natix_hf.resampling import flawless_high, group_numbers, interval_ends, on_resamples
 
 
 class ChangedShare(NamedTuple):
@@ -17,9 +17,7 @@ class ChangedShare(NamedTuple):
     high: float
 
 
-def changed_share(
-    changed: np.ndarray, groups: np.ndarray | None, *, n_boot: int = 1000, seed: int = 0
-) -> ChangedShare:
+def changed_share(changed: np.ndarray, groups: np.ndarray | None, *, n_boot: int = 1000) -> ChangedShare:
     """The share of photos with another decision, with its interval over resampled groups.
 
     If no decision changed, none changes in any resample. The upper end is then the share that so few groups could hide
@@ -28,14 +26,12 @@ def changed_share(
     Args:
         changed: `(n,)` bool.
         groups: `(n,)`; whole groups are resampled. None: each row is a group.
-        n_boot, seed: of the resampling.
+        n_boot: number of resamples.
     """
     number = group_numbers(groups, len(changed))
     sizes, counts = np.bincount(number), np.bincount(number, weights=changed)
     value = float(np.mean(changed))
     if not counts.any():
-        return ChangedShare(value, 0.0, float(1 - ENDS[0] ** (1 / len(sizes))))
-    draws = times_drawn(len(sizes), n_boot, seed, at_once=max(1, CELLS // len(sizes)))
-    shares = np.concatenate([(times @ counts) / (times @ sizes) for times in draws])
-    low, high = np.quantile(shares, ENDS)
-    return ChangedShare(value, float(low), float(high))
+        return ChangedShare(value, 0.0, flawless_high(len(sizes)))
+    shares = on_resamples(lambda times: (times @ counts) / (times @ sizes), len(sizes), n_boot, 0, width=len(sizes))
+    return ChangedShare(value, *interval_ends(shares))

@@ -62,14 +62,14 @@ def choose(
     Returns:
         Its name, and the comparison of each candidate with the best.
     """
-    taken, *others = held_out
+    chosen, *others = held_out
     for name in others:
-        if clearly_better(held_out[name], held_out[taken], labels, group_of_row, CALIBRATORS[name].step):
-            taken = name
+        if clearly_better(held_out[name], held_out[chosen], labels, group_of_row, CALIBRATORS[name].step):
+            chosen = name
     nats = {name: nll(logits, labels) for name, logits in held_out.items()}
     best = min(nats.values(), key=np.mean)
     compared = []
     for name, values in nats.items():
         behind, error = mean_and_error(values - best, group_of_row)
         compared.append(Candidate(calibrator=name, cv_nll=float(values.mean()), behind=behind, behind_se=error))
-    return taken, compared
+    return chosen, compared

@@ -95,7 +95,7 @@ def drift_test(
     scores = np.concatenate([new[:, positive], old[:, positive]])
     is_new = np.arange(len(scores)) < len(new)
     weights = np.concatenate([np.zeros(len(new)), (prior / seen)[labels]])
-    found = float(distance(scores, is_new[None].astype(np.float64), weights[None])[0])
+    measured = float(distance(scores, is_new[None].astype(np.float64), weights[None])[0])
 
     # Draw each group as often as it would occur at the estimated class shares.
     chances = np.bincount(old_number, (prior / seen)[labels])
@@ -109,13 +109,13 @@ def drift_test(
         shares = resampled_priors(old, seen, prior, as_new)  # (b, classes)
         as_old = times[:, old_number]
         held = as_old @ np.eye(classes)[labels]  # (b, classes): reweighted as the reference itself is, by its own
-        kept = held.all(axis=1) & (as_new.sum(axis=1) > 0)
+        defined = held.all(axis=1) & (as_new.sum(axis=1) > 0)
         ratio = shares / np.where(held, held / held.sum(axis=1, keepdims=True), 1.0)
         as_old = as_old * ratio[:, labels]
-        without.append(distance(old[:, positive], as_new[kept], as_old[kept]))
+        without.append(distance(old[:, positive], as_new[defined], as_old[defined]))
     without = np.concatenate(without)
-    p = (1 + np.sum(without >= found - 1e-12)) / (1 + len(without))
-    return Drift(found, float(p), float(np.median(without)), len(new), n_groups, len(old), n_old)
+    p = (1 + np.sum(without >= measured - 1e-12)) / (1 + len(without))
+    return Drift(measured, float(p), float(np.median(without)), len(new), n_groups, len(old), n_old)
 
 
 def drift_line(drift: Drift) -> str:

@@ -62,15 +62,14 @@ def harmful_exits(early: np.ndarray, full: np.ndarray, labels: np.ndarray) -> np
     return (early.argmax(axis=1) != labels) & (full.argmax(axis=1) == labels)
 
 
-def candidate_bands(early: np.ndarray, positive: int = 1, shares: Sequence[float] = CANDIDATE_SHARES) -> np.ndarray:
-    """Candidate values of `high`, ascending; with the last one no photo leaves.
+def candidate_bands(early: np.ndarray, positive: int = 1) -> np.ndarray:
+    """Candidate values of `high` for `CANDIDATE_SHARES`, ascending; with the last one no photo leaves.
 
     Args:
         early: `(n, classes)` calibrated first-stage probabilities on rows that are not used for the choice.
-        shares: shares of these rows that would leave early.
     """
     confidence, classes = exit_confidence(early, positive), early.shape[1]
-    highs = [1 / classes if share == 1 else np.quantile(confidence, 1 - share) for share in shares]
+    highs = [1 / classes if share == 1 else np.quantile(confidence, 1 - share) for share in CANDIDATE_SHARES]
     return np.unique([*highs, NEVER])
 
 
@@ -245,8 +244,6 @@ def _measured(early, harmful, of: Groups, *, low, high, positive, cost, **about)
 
 def _unreachable(alpha: float, delta: float, smallest: float, of: Groups) -> str:
     rows = f"{int(of.sizes.sum())} control photos in {len(of.sizes)} groups (largest: {of.largest})"
-    if smallest >= 1:
-        return f"{rows} can certify no views_exit_alpha: more photos in other groups are needed"
     return (
         f"views_exit_alpha {alpha:g} is out of reach: with {1 - delta:.0%} confidence {rows} certify {smallest:.4f} "
         f"at best; set views_exit_alpha to {np.ceil(smallest * 1e4) / 1e4:g} or more, or give val_calib more groups"

@@ -84,16 +84,16 @@ def check_exit(
     """
     from natix_hf.decision.cascade import check_deltas
 
-    asked = exit_of(options)
-    if asked and not two_stages:
+    requested = exit_of(options)
+    if requested and not two_stages:
         raise UserError(
             "views_exit: early exits save tiles, and this recipe has none: add --views tiles, or "
             f"remove the key with {off(options, 'views_exit')}"
         )
-    if asked and (sent := [profile for profile in profiles if profile != "clean"]):
+    if requested and (sent := [profile for profile in profiles if profile != "clean"]):
         raise UserError(
             f"views_exit: whole-view logits are not stored for the photos of {sent[0]}: remove robustness and "
             f"calibrate_on, or early exits with {off(options, 'views_exit')}"
         )
-    if asked == "risk" and risk != "none":
+    if requested == "risk" and risk != "none":
         check_deltas(options.views_exit_delta, risk_delta)

@@ -12,7 +12,6 @@ from natix_hf.decision.calibrators import CALIBRATORS, check_candidates
 from natix_hf.decision.choice import choose
 from natix_hf.decision.temperature import checked_rows
 from natix_hf.documents.calibration import Candidate
-from natix_hf.errors import UserError
 from natix_hf.logits import expected_calibration_error, nll, softmax
 from natix_hf.resampling import group_numbers
 
@@ -81,8 +80,6 @@ def fit_calibrator(
     check_candidates(candidates)
     unmoved, labels = checked_rows(logits, labels)
     logits = unmoved if offset is None else unmoved + offset
-    if groups is not None and len(groups) != len(labels):
-        raise UserError(f"calibration: expected one group per row, found {len(groups)} for {len(labels)} rows")
     group_of_row = group_numbers(groups, len(labels))
     names, notes = _possible(labels, class_names or range(logits.shape[1]), candidates)
     compared = [Candidate(calibrator=name, cv_nll=None) for name in names]

@@ -96,10 +96,10 @@ def smallest_certifiable(groups: Groups, delta: float) -> float:
     hair = 1 + 1e-9  # so that rounding does not reject exactly the rate that is reported
     if groups.largest == 1:
         return min(1.0, flawless_high(n, delta) * hair)
-    wanted = -np.log(delta)
+    needed = -np.log(delta)
 
     def missing(alpha: float) -> float:
-        return _log_wealth(alpha * groups.sizes / groups.largest, alpha) - wanted
+        return _log_wealth(alpha * groups.sizes / groups.largest, alpha) - needed
 
     most = 1 - 1e-6
     return float(scipy.optimize.brentq(missing, 1e-12, most, xtol=1e-14)) * hair if missing(most) > 0 else 1.0

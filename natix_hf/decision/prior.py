@@ -17,11 +17,11 @@ ODDS_LIMIT = 2.0
 
 def check_target_prior(given: Sequence[float]) -> None:
     """Raise `UserError` for numbers that cannot be class shares."""
-    found = " ".join(f"{share:g}" for share in given)
+    shown = " ".join(f"{share:g}" for share in given)
     if not all(0 < share < 1 for share in given):
-        raise UserError(f"target_prior: expected shares above 0 and below 1, found {found}")
+        raise UserError(f"target_prior: expected shares above 0 and below 1, found {shown}")
     if len(given) > 1 and abs(sum(given) - 1) > 1e-3:
-        raise UserError(f"target_prior: expected shares that sum to 1, found {found} (sum {sum(given):g})")
+        raise UserError(f"target_prior: expected shares that sum to 1, found {shown} (sum {sum(given):g})")
 
 
 def class_prior(given: Sequence[float], names: Sequence[str], positive: int) -> np.ndarray:
@@ -54,9 +54,9 @@ def prior_warning(seen: np.ndarray, target: np.ndarray, names: Sequence[str]) ->
         names: `(classes,)`.
     """
     seen, target = np.asarray(seen), np.asarray(target)
-    there = np.flatnonzero(seen > 0)
-    ratio = np.log(seen[there] / target[there])
-    over, under = there[ratio.argmax()], there[ratio.argmin()]
+    occurring = np.flatnonzero(seen > 0)
+    ratio = np.log(seen[occurring] / target[occurring])
+    over, under = occurring[ratio.argmax()], occurring[ratio.argmin()]
     factor = float(np.exp(ratio.max() - ratio.min()))
     if factor <= ODDS_LIMIT:
         return None

@@ -18,6 +18,7 @@ from natix_hf.logits import softmax
 from natix_hf.resampling import group_numbers, interval_ends, on_resamples
 
 TINY = np.finfo(np.float64).tiny
+TOLERANCE = 1e-7  # largest change of a share in an EM step that counts as converged
 
 
 def prior_bias(seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
@@ -77,7 +78,7 @@ class PriorEstimate:
         low, high: `(classes,)` percentile interval over resampled groups. It reflects the number of photos, but not
             errors of the calibration or a shift other than label shift.
         iterations: EM steps taken.
-        converged: whether the last step changed no share by more than the tolerance.
+        converged: whether the last step changed no share by more than `TOLERANCE`.
         n, groups: number of rows and groups.
     """
 
@@ -110,7 +111,6 @@ def estimate_prior(
     groups: np.ndarray | None = None,
     *,
     max_iterations: int = 2000,
-    tolerance: float = 1e-7,
     n_boot: int = 300,
     seed: int = 0,
 ) -> PriorEstimate:
@@ -123,7 +123,6 @@ def estimate_prior(
         seen: `(classes,)` shares of the rows of the calibration.
         groups: `(n,)`, resampled for the interval; None: each row is a group.
         max_iterations: after this many steps it returns with `converged` False.
-        tolerance: largest change of a share in a step that counts as converged.
 
     Raises:
         UserError: no rows; logits that are not finite; another number of classes than in `seen`.
@@ -138,7 +137,7 @@ def estimate_prior(
     prior, converged, iterations = seen, False, 0
     while iterations < max_iterations and not converged:
         new = em_step(probabilities, seen, prior)
-        converged, prior, iterations = bool(np.abs(new - prior).max() <= tolerance), new, iterations + 1
+        converged, prior, iterations = bool(np.abs(new - prior).max() <= TOLERANCE), new, iterations + 1
     group_of_row = group_numbers(groups, len(logits))
     n_groups = int(group_of_row.max()) + 1
 

@@ -68,39 +68,22 @@ def control_risk(
     groups = np.arange(len(scores)) if groups is None else np.asarray(groups)
     members = {"negative": ~is_positive, "positive": is_positive}
     of = {name: Groups.of(groups[rows], int(rows.sum())) for name, rows in members.items()}
-    negative, positive = scores[members["negative"]], scores[members["positive"]]
     tested = delta / chosen_among
     smallest = smallest_alpha(of["negative"], of["positive"], risk=risk, delta=tested, prevalence=prevalence)
-
-    def high_for(rate: float, share: float) -> float | None:
-        return safe_threshold(negative, of["negative"], rate, share)
-
-    def low_for(rate: float, share: float) -> float | None:
-        negated = safe_threshold(-positive, of["positive"], rate, share)
-        return None if negated is None else -negated
-
-    high: float | None = float(np.nextafter(threshold, 2.0))
-    low: float | None = float(threshold)
-    reason = None
+    band = reason = None
     if alpha < smallest:
         reason = _unreachable(risk, alpha, delta, smallest, of)
-    elif risk == "precision":
-        bound = _precise(high_for, low_for, high, alpha, tested, prevalence)
-        if bound is None:
+    else:
+        by_class = {name: scores[rows] for name, rows in members.items()}
+        band = _narrowest_band(by_class, of, risk, alpha, tested, prevalence, threshold)
+        if band is None:
             reason = (
                 f"{len(scores)} control rows could certify a precision of {1 - alpha:.4g} at a prevalence of "
                 f"{prevalence:.4g}, but not with this model: too many of its positives score below its worst "
                 "negatives; a larger risk_alpha or a better model is needed"
             )
-        else:
-            high = bound
-    else:
-        share = tested / 2 if risk == "error" else tested
-        if risk in ("fpr", "error"):
-            high = max(high, high_for(alpha, share))
-        if risk in ("fnr", "error"):
-            low = min(low, low_for(alpha, share))
-    rates = None if reason else band_rates(scores, is_positive, low, high)
+    low, high = band or (None, None)
+    rates = BandRates() if band is None else band_rates(scores, is_positive, low, high)
     return Guarantee(
         risk=risk,
         alpha=float(alpha),
@@ -113,22 +96,19 @@ def control_risk(
         smallest_alpha=smallest,
         reachable=reason is None,
         reason=reason,
-        low=low if reason is None else None,
-        high=high if reason is None else None,
-        fpr=rates and rates.fpr,
-        fnr=rates and rates.fnr,
-        abstention=rates and rates.abstention,
-        coverage=rates and rates.coverage,
+        low=low,
+        high=high,
+        **rates._asdict(),
     )
 
 
 class BandRates(NamedTuple):
-    """Rates of wrong answers and abstentions by class, and the share of answered rows; None without rows."""
+    """Rates of wrong answers and abstentions by class, and the share of answered rows; None without rows or band."""
 
-    fpr: float | None
-    fnr: float | None
-    abstention: Abstention
-    coverage: float
+    fpr: float | None = None
+    fnr: float | None = None
+    abstention: Abstention | None = None
+    coverage: float | None = None
 
 
 def smallest_alpha(
@@ -202,6 +182,41 @@ def guarantee_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str
         f"with {1 - document.delta:.0%} confidence {text}; {positive} from p {document.high:.4f}, {negative} "
         f"up to p {document.low:.4f}, {document.coverage:.1%} of {document.n} control photos answered"
     )
+
+
+def _narrowest_band(
+    scores: dict[str, np.ndarray],
+    of: dict[str, Groups],
+    risk: str,
+    alpha: float,
+    delta: float,
+    prevalence: float | None,
+    threshold: float,
+) -> tuple[float, float] | None:
+    """`low` and `high` of the narrowest band with a proven rate; None if no band has the precision.
+
+    Args:
+        scores, of: the scores of each class, and their groups.
+        risk, alpha, delta, prevalence, threshold: as in `control_risk`; `alpha` can be certified with these rows.
+    """
+
+    def high_for(rate: float, share: float) -> float | None:
+        return safe_threshold(scores["negative"], of["negative"], rate, share)
+
+    def low_for(rate: float, share: float) -> float | None:
+        negated = safe_threshold(-scores["positive"], of["positive"], rate, share)
+        return None if negated is None else -negated
+
+    low, high = float(threshold), float(np.nextafter(threshold, 2.0))
+    if risk == "precision":
+        high = _precise(high_for, low_for, high, alpha, delta, prevalence)
+        return None if high is None else (low, high)
+    share = delta / 2 if risk == "error" else delta
+    if risk in ("fpr", "error"):
+        high = max(high, high_for(alpha, share))
+    if risk in ("fnr", "error"):
+        low = min(low, low_for(alpha, share))
+    return low, high
 
 
 def _precise(high_for, low_for, at_least, alpha, delta, prevalence) -> float | None:

@@ -126,13 +126,14 @@ def selective_document(
     """
     probabilities, labels = softmax(calibrated_logits), np.asarray(labels)
     decided = probabilities.argmax(axis=1) if decisions is None else np.asarray(decisions)
-    found = risk_coverage(probabilities.max(axis=1), decided != labels, groups, n_boot=n_boot, seed=seed)
+    risk = risk_coverage(probabilities.max(axis=1), decided != labels, groups, n_boot=n_boot, seed=seed)
     band = None
     if guarantee is not None and guarantee.reachable:
         band = _band(probabilities[:, positive], labels == positive, groups, guarantee, n_boot=n_boot, seed=seed)
     more = {} if cascade is None else {"cascade": cascade}
-    about = {"split": split, "level": LEVEL, "resamples": n_boot, "guarantee": guarantee, "band": band}
-    return Selective(**about, **found._asdict(), **more)
+    return Selective(
+        split=split, level=LEVEL, resamples=n_boot, guarantee=guarantee, band=band, **risk._asdict(), **more
+    )
 
 
 def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, seed: int) -> Band:
@@ -167,19 +168,19 @@ def share_with_interval(
     of_row = group_numbers(groups, len(of))
     n_groups, counts = int(of_row.max()) + 1, (of & rows, rows)
     hits, sizes = (np.bincount(of_row, weights=column, minlength=n_groups) for column in counts)
-    there = int((sizes > 0).sum())
-    if there == 0:
+    groups_with_rows = int((sizes > 0).sum())
+    if groups_with_rows == 0:
         return Rate(value=None, low=None, high=None, n=0, groups=0)
     value = float(hits.sum() / sizes.sum())
     if value in (0.0, 1.0):
-        hidden = flawless_high(there)
+        hidden = flawless_high(groups_with_rows)
         low, high = (0.0, hidden) if value == 0 else (1 - hidden, 1.0)
     else:
         sums = np.stack([hits, sizes], axis=1)
         drawn = on_resamples(lambda times: times @ sums, n_groups, n_boot, seed, width=n_groups)
         drawn = drawn[drawn[:, 1] > 0]
         low, high = interval_ends(drawn[:, 0] / drawn[:, 1])
-    return Rate(**_ends(value, low, high), n=int(sizes.sum()), groups=there)
+    return Rate(**_ends(value, low, high), n=int(sizes.sum()), groups=groups_with_rows)
 
 
 def _areas(weights: np.ndarray, wrong: np.ndarray, starts: np.ndarray) -> np.ndarray:

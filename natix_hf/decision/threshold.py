@@ -9,16 +9,13 @@ rows that the threshold was chosen on, so it is optimistic: `held_out_gain` meas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from natix_hf.documents.calibration import Constraint, HeldOutGain, ThresholdChoice, ThresholdCurve
 from natix_hf.errors import UserError
 from natix_hf.resampling import group_numbers, interval_ends, on_resamples
-
-if TYPE_CHECKING:
-    import scipy.sparse
 
 METRICS = "mcc, accuracy, f1, fbeta:BETA, cost:FALSE_POSITIVE:FALSE_NEGATIVE, precision>=P, recall>=R"
 CURVE_POINTS = 400
@@ -58,9 +55,9 @@ def parse_metric(metric: str) -> Metric:
     if metric == "f1":
         return Metric(metric, "fbeta", (1.0,))
     kind, sign, rest = metric.partition(">=") if ">=" in metric else metric.partition(":")
-    wanted = {"fbeta": (":", 1), "cost": (":", 2), "precision": (">=", 1), "recall": (">=", 1)}
+    forms = {"fbeta": (":", 1), "cost": (":", 2), "precision": (">=", 1), "recall": (">=", 1)}
     words = rest.split(":")
-    if kind not in wanted or wanted[kind] != (sign, len(words)):
+    if kind not in forms or forms[kind] != (sign, len(words)):
         raise fault
     try:
         numbers = tuple(float(word) for word in words)
@@ -99,7 +96,7 @@ def threshold_curve(
 
     Raises:
         UserError: scores that are not probabilities; only one class; an unknown metric.
-        ValueError: arrays of different lengths, negative weights.
+        ValueError: negative weights.
     """
     chosen = parse_metric(metric)
     scores, is_positive, weights = _checked(scores, is_positive, weights)
@@ -109,18 +106,12 @@ def threshold_curve(
     levels = len(cuts) + 1
     n_groups = int(group_of_row.max()) + 1
 
-    import scipy.sparse
-
-    def by_step(step: np.ndarray, count: int) -> list[scipy.sparse.csr_matrix]:  # positives, negatives
-        return [
-            scipy.sparse.csr_matrix((weights * side, (group_of_row, step)), shape=(n_groups, count))
-            for side in (is_positive, ~is_positive)
-        ]
-
-    steps = by_step(step_of_row, levels)
+    sides = weights * is_positive, weights * ~is_positive
+    steps = [_by_step(side, group_of_row, step_of_row, levels) for side in sides]
+    above_half = [_by_step(side, group_of_row, (scores > 0.5).astype(np.int64), 2) for side in sides]
     once = np.ones((1, n_groups))
     value, held = _values(chosen, *(once @ side for side in steps))
-    half, held_half = _values(chosen, *(once @ side for side in by_step((scores > 0.5).astype(np.int64), 2)))
+    half, held_half = _values(chosen, *(once @ side for side in above_half))
     best = int(_best(chosen, value, held, cuts)[0])
 
     def optima(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b, 2): the best threshold, the value at `best`
@@ -158,6 +149,14 @@ def threshold_curve(
     )
 
 
+def _by_step(weights: np.ndarray, group_of_row: np.ndarray, step_of_row: np.ndarray, steps: int) -> Any:
+    """Total weight of the rows of each group between neighbouring cuts, a sparse matrix `(groups, steps)`."""
+    import scipy.sparse
+
+    shape = int(group_of_row.max()) + 1, steps
+    return scipy.sparse.csr_matrix((weights, (group_of_row, step_of_row)), shape=shape)
+
+
 def held_out_gain(
     scores: np.ndarray,
     is_positive: np.ndarray,
@@ -188,22 +187,21 @@ def held_out_gain(
     n_groups = int(of_row.max()) + 1
     if chosen.constrained or n_groups < 2:
         return None
+    sides = weights * is_positive, weights * ~is_positive
     decided = scores > 0.5
     for fit, check in GroupKFold(min(folds, n_groups), shuffle=True, random_state=seed).split(scores, groups=of_row):
-        sides = [weights[fit] * side[fit] for side in (is_positive, ~is_positive)]
-        if not all(side.any() for side in sides):
+        if not all(side[fit].any() for side in sides):
             continue  # one class only, nothing to choose by: 0.5
         cuts = _cuts(scores[fit])
         steps = np.searchsorted(cuts, scores[fit], side="left")
-        value, _ = _values(chosen, *(np.bincount(steps, side, minlength=len(cuts) + 1)[None] for side in sides))
+        value, _ = _values(chosen, *(np.bincount(steps, side[fit], minlength=len(cuts) + 1)[None] for side in sides))
         decided[check] = scores[check] > cuts[_best(chosen, value, None, cuts)[0]]
 
     def figures(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b, 2): by the thresholds, and at 0.5
         columns = []
         for said in (decided, scores > 0.5):
             sums = [
-                np.bincount(of_row * 2 + said, weights * side, minlength=2 * n_groups).reshape(n_groups, 2)
-                for side in (is_positive, ~is_positive)
+                np.bincount(of_row * 2 + said, side, minlength=2 * n_groups).reshape(n_groups, 2) for side in sides
             ]
             columns.append(_values(chosen, *(times @ side for side in sums))[0][:, 0])
         return np.stack(columns, axis=1)
@@ -317,8 +315,6 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scores, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(is_positive, dtype=bool)
     weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if scores.ndim != 1 or is_positive.shape != scores.shape or weights.shape != scores.shape:
-        raise ValueError(f"expected arrays (n,), found {scores.shape}, {is_positive.shape} and {weights.shape}")
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise ValueError("weights: expected finite numbers, none below 0")
     bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
@@ -328,6 +324,6 @@ def _checked(
             f"{scores[bad[0]]:g} in row {bad[0]}"
         )
     if not is_positive.any() or is_positive.all():
-        found = "no rows" if not len(scores) else f"{len(scores)} rows of one class"
-        raise UserError(f"threshold: expected rows of both classes, found {found}: give val_calib a larger share")
+        rows = "no rows" if not len(scores) else f"{len(scores)} rows of one class"
+        raise UserError(f"threshold: expected rows of both classes, found {rows}: give val_calib a larger share")
     return scores, is_positive, weights

@@ -9,6 +9,8 @@ from pydantic import Field
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Positive, Some
 
+NOT_FINISHED = "the run is not finished: finish it with --resume_from_checkpoint true first"
+
 
 class Prefix(Part):
     """Cached activations below the last blocks.

@@ -67,43 +67,54 @@ def write_bundle(
     shown = documents if include_photos else public(documents, names)
     recipe = read_recipe(run)
 
-    figures = (shown.metrics, shown.slices, shown.selective, shown.robustness, shown.reward, shown.over_probe)
-    for document in filter(None, (*figures, shown.photo_cost)):
-        document.write(folder)
-    if ProbeSearch.there(run):
-        ProbeSearch.read(run).write(folder)
+    _write_documents(run, folder, shown)
     if not include_photos:  # replaces the copy in the export, which still holds all texts
         public(published, names).calibration.write(folder)
     splits_summary(splits, names).write(folder)
-    Provenance.of(run).write(folder)
     _copy_pictures(run, folder, documents.reward, names, include_photos)
     _write_page(run, folder, shown, include_photos)
-
-    data = hub_id(recipe.get("dataset_name"))
-    if data:
-        results = eval_results(
-            shown.metrics,
-            data=data,
-            repo_id=repo_id,
-            fingerprint=splits.fingerprint,
-            date=documents.record.finished or datetime.now(UTC).isoformat(timespec="seconds"),
-            int8=quantised is not None,
-        )
-        write_text(folder / ".eval_results" / "natix_hf.yaml", yaml.safe_dump(results, sort_keys=False))
-
-    licence = _licence(recipe.get("model_name_or_path"), folder)
+    if data := hub_id(recipe.get("dataset_name")):
+        _write_eval_results(folder, shown, data, repo_id, int8=quantised is not None)
     base = None
     if FORMS[form].on_base:
         base = hub_id(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
-    about = {"form": form, "base": base, "licence": licence, "extra": extra, "include_photos": include_photos}
-    card = model_card(run, published, repo_id, quantised=quantised, **about)
+    card = model_card(
+        run,
+        published,
+        repo_id,
+        form=form,
+        base=base,
+        licence=_licence(recipe.get("model_name_or_path"), folder),
+        extra=extra,
+        include_photos=include_photos,
+        quantised=quantised,
+    )
     write_text(folder / "README.md", card)
     if not include_photos:
         check_public(folder, names)
 
 
-def _has(run: Path, name: str) -> bool:
-    return (run / name).is_file()
+def _write_documents(run: Path, folder: Path, shown: RunDocuments) -> None:
+    """Write the documents with the run's figures and with the record of its steps."""
+    figures = (shown.metrics, shown.slices, shown.selective, shown.robustness, shown.reward, shown.over_probe)
+    for document in filter(None, (*figures, shown.photo_cost)):
+        document.write(folder)
+    if ProbeSearch.there(run):
+        ProbeSearch.read(run).write(folder)
+    Provenance.of(run).write(folder)
+
+
+def _write_eval_results(folder: Path, documents: RunDocuments, data: str, repo_id: str, *, int8: bool) -> None:
+    """Write the figures in the form that the Hub shows beside those of other models on this data set."""
+    results = eval_results(
+        documents.metrics,
+        data=data,
+        repo_id=repo_id,
+        fingerprint=documents.splits.fingerprint,
+        date=documents.record.finished or datetime.now(UTC).isoformat(timespec="seconds"),
+        int8=int8,
+    )
+    write_text(folder / ".eval_results" / "natix_hf.yaml", yaml.safe_dump(results, sort_keys=False))
 
 
 def _copy_pictures(run: Path, folder: Path, reward: Reward | None, names: Names, include_photos: bool) -> None:
@@ -118,12 +129,10 @@ def _copy_pictures(run: Path, folder: Path, reward: Reward | None, names: Names,
 
 def _write_page(run: Path, folder: Path, documents: RunDocuments, include_photos: bool) -> None:
     """Write `report.html`: the run's own page with its gallery, or a page without anything about single photos."""
-    if include_photos and _has(run, "report.html"):
+    if include_photos and (run / "report.html").is_file():
         shutil.copyfile(run / "report.html", folder / "report.html")
-        return
-    if not _has(run, "predictions/val_test.parquet"):
-        return  # a refit has no test photos
-    write_public_page(run, documents, folder / "report.html")
+    elif (run / "predictions" / "val_test.parquet").is_file():  # a refit has no test photos
+        write_public_page(run, documents, folder / "report.html")
 
 
 def _licence(base: str | None, folder: Path) -> Licence:

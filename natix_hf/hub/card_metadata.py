@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
+from natix_hf.documents.figures import Interval
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.hub_metadata import CardMetadata, EvaluationResult
 from natix_hf.files import hub_id
@@ -46,7 +47,7 @@ def metadata(
         UserError: the Hub would refuse the front matter, or a figure lacks its interval or its photos.
     """
     honest_run, base_id, data_id = metrics.honest_run, hub_id(base), hub_id(data)
-    whose = f" of the run {honest_run} before this refit" if honest_run else " of the run in fp32" if int8 else ""
+    origin = _origin(metrics, int8)
     results = [
         EvalResult(
             task_type="image-classification",
@@ -55,7 +56,7 @@ def metadata(
             dataset_name=data_id or ("generated street photos" if data == "builtin:scenes" else "own photos"),
             dataset_split=metrics.split,
             metric_type=METRIC_IDS.get(name, name),
-            metric_name=LABELS[name] + whose,
+            metric_name=LABELS[name] + (f" {origin}" if origin else ""),
             metric_value=round(interval.value, 5),
             metric_args={
                 "photos": metrics.n,
@@ -65,8 +66,7 @@ def metadata(
                 "high": round(interval.high, 5),
             },
         )
-        for name, interval in metrics.metrics.items()
-        if None not in (interval.value, interval.low, interval.high)
+        for name, interval in _defined(metrics)
     ]
     front = ModelCardData(
         model_name=title(classes) if results else None,
@@ -82,6 +82,19 @@ def metadata(
     )
     CardMetadata.check(front.to_dict(), "model_card_metadata")
     return front
+
+
+def _origin(metrics: FinalFigures, int8: bool) -> str:
+    """Which model the figures are of, if they are not those of the published one; else an empty text."""
+    if int8:
+        return "of the run in fp32"
+    return "" if metrics.honest_run is None else f"of the run {metrics.honest_run} before this refit"
+
+
+def _defined(metrics: FinalFigures) -> list[tuple[str, Interval]]:
+    """The metrics that have a value and an interval, by name."""
+    figures = metrics.metrics.items()
+    return [(name, figure) for name, figure in figures if None not in (figure.value, figure.low, figure.high)]
 
 
 def eval_results(
@@ -104,8 +117,7 @@ def eval_results(
     Raises:
         UserError: the Hub would refuse the results.
     """
-    refit_note = f", of the run {metrics.honest_run} before this refit" if metrics.honest_run is not None else ""
-    whose = ", of the run in fp32" if int8 else refit_note
+    origin = _origin(metrics, int8)
     entries = [
         EvalResultEntry(
             dataset_id=data,
@@ -116,10 +128,9 @@ def eval_results(
             source_name="final figures",
             notes=f"{LABELS[name]} {figure_text(interval.value)} on {metrics.n} photos in {metrics.groups} "
             f"groups of {metrics.split} (split {fingerprint}), {metrics.level * 100:g} % interval "
-            f"{interval_text(interval)}{whose}",
+            f"{interval_text(interval)}" + (f", {origin}" if origin else ""),
         )
-        for name, interval in metrics.metrics.items()
-        if None not in (interval.value, interval.low, interval.high)
+        for name, interval in _defined(metrics)
     ]
     document = eval_result_entries_to_yaml(entries)
     for entry in document:

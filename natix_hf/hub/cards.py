@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import yaml
 from huggingface_hub import ModelCard
 
 from natix_hf.decision.calibrators import CALIBRATORS
@@ -20,6 +20,7 @@ from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.provenance import Provenance
 from natix_hf.documents.quantised import Quantised
 from natix_hf.documents.run_documents import RunDocuments
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.files import hub_id, read_json, read_recipe
@@ -28,7 +29,7 @@ from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import metadata
 from natix_hf.hub.card_text import cell, counts_text, section_table, template, title
 from natix_hf.hub.privacy import Names, names_of, public
-from natix_hf.modeling.exports import FORMS
+from natix_hf.modeling.exports import FORMS, ExportForm
 from natix_hf.report import sections
 from natix_hf.report.photo_cost import cost_line
 from natix_hf.report.sections import Section
@@ -97,34 +98,25 @@ def model_card(
         UserError: `config.json` is missing, or the Hub would refuse the front matter.
     """
     run_folder = Path(run_folder)
-    two_models = documents.two_models
-    classes = _classes(run_folder) if two_models is None else documents.splits.label_names
     names = Names(frozenset()) if include_photos else names_of(run_folder, documents.splits)
-    reward = documents.reward
+    pictures = card_sections.pictures(run_folder, documents.reward, names)
     documents = documents if include_photos else public(documents, names)
-    run, splits, metrics = documents.record, documents.splits, documents.metrics
-    calibration = documents.calibration
-    recipe_file = run_folder / "recipe.yaml"
-    recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
-    trained_from, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
-    method, bases = run.method, {trained_from}
-    if two_models is not None:
-        stage_recipes = [read_recipe(run_folder / stage) for stage in STAGES]
-        bases = {stage.get("model_name_or_path") for stage in stage_recipes}
-        data, model_id = stage_recipes[1].get("dataset_name"), run_folder.resolve().name
+    recipe, cascade = read_recipe(run_folder), documents.two_models is not None
+    model_recipes = [read_recipe(run_folder / stage) for stage in STAGES] if cascade else [recipe]
+    bases, data = {part.get("model_name_or_path") for part in model_recipes}, model_recipes[-1].get("dataset_name")
+    classes = documents.splits.label_names if cascade else _classes(run_folder)
     licence = licence or _licence(bases)
     published_as = "merged" if form == "run" else form
+    if cascade:
+        model_id = run_folder.resolve().name
     model_id = model_id or "the-id-of-this-repository"
-    tiles = recipe["views_grid"] if recipe.get("views") == "tiles" else None
-    kind = FORMS[published_as]
-    usage = kind.tiles_usage if tiles and kind.tiles_usage else kind.usage
-    usage = usage if two_models is None else ONLY_THE_PACKAGE
+    usage = ONLY_THE_PACKAGE if cascade else _usage(FORMS[published_as], _tiles(recipe), model_id)
     card = ModelCard.from_template(
         metadata(
             classes=classes,
-            base=base or trained_from,
+            base=base or recipe.get("model_name_or_path"),
             data=data,
-            metrics=metrics,
+            metrics=documents.metrics,
             licence=licence.front,
             form=published_as,
             int8=quantised is not None,
@@ -133,66 +125,96 @@ def model_card(
         title=title(classes),
         form=form,
         classes=[cell(name) for name in classes],
-        two_models=two_models and _two_models_text(two_models),
-        base_text=_base_text(trained_from),
-        method_text=METHODS[method],
-        image_size=size_text(recipe["image_size"], tiles) if "image_size" in recipe else None,
-        calibrated_text=_calibrated_text(calibration),
         model_id=model_id,
-        usage=usage.replace("MODEL_ID", model_id),
-        metrics=metrics,
-        refit=run.refit,
-        whose=sentence(honest_run_line(metrics)) if metrics.honest_run is not None else None,
-        level=f"{metrics.level * 100:g} %",
-        figures=[
-            {
-                "label": label,
-                "value": figure_text(metrics.metrics[name].value),
-                "interval": interval_text(metrics.metrics[name]),
-                "meaning": MEANINGS[name],
-            }
-            for name, label in LABELS.items()
-        ],
-        positive=cell(metrics.positive_label),
-        test_counts=counts_text(metrics.labels),
-        made=_made_text(Provenance.of(run_folder), form),
-        read_before=sentence(read_before_line(metrics)),
-        cost=documents.photo_cost and sentence(cost_line(documents.photo_cost)),
+        usage=usage,
+        refit=documents.record.refit,
         int8=quantised and card_sections.int8_section(quantised),
-        decisions=card_sections.decision_lines(calibration, classes),
+        decisions=card_sections.decision_lines(documents.calibration, classes),
         section_table=section_table,
-        stages=sections.stages_section(metrics, run.positive),
-        band=documents.selective and sections.band_section(documents.selective),
-        cascade=documents.selective and sections.cascade_section(documents.selective),
-        robustness=documents.robustness and sections.robustness_section(documents.robustness, distortions=False),
-        slices=documents.slices and sections.slices_section(documents.slices, most=WORST, figures=SHOWN),
+        counts_text=counts_text,
         extra=[*reward_sections(documents.reward), *extra],
-        over_probe=documents.over_probe and sections.probe_section(documents.over_probe),
-        pictures=card_sections.pictures(run_folder, reward, names),
-        data_text=_data_text(data, splits),
-        splits=[
-            {
-                "name": name,
-                "use": use,
-                "photos": splits.sizes[name],
-                "groups": splits.groups[name],
-                "counts": counts_text(splits.class_counts[name]),
-            }
-            for name, use in USES.items()
-        ],
-        certificate=_certificate_text(splits),
-        fingerprint=splits.fingerprint,
-        settings=[
-            (name, cell(recipe[name]))
-            for name in (*SETTINGS, *(LORA_SETTINGS if method == "lora" else ()))
-            if name in recipe
-        ]
-        + card_sections.prefix_settings(run.prefix),
-        versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
+        pictures=pictures,
         demo="builtin:demo-backbone" in bases,
         licence_text=licence.text,
+        made=_made_text(Provenance.of(run_folder), form),
+        **_model_texts(documents, recipe),
+        **_figure_texts(documents),
+        **_section_tables(documents),
+        **_photo_texts(documents.splits, data),
+        **_training_texts(documents.record, recipe),
     )
     return str(card).rstrip("\n") + "\n"
+
+
+def _tiles(recipe: dict[str, Any]) -> list[int] | None:
+    """Rows and columns of the tiles that a run was trained on; None for the whole photo alone."""
+    return recipe["views_grid"] if recipe.get("views") == "tiles" else None
+
+
+def _usage(form: type[ExportForm], tiles: list[int] | None, model_id: str) -> str:
+    usage = form.tiles_usage if tiles and form.tiles_usage else form.usage
+    return usage.replace("MODEL_ID", model_id)
+
+
+def _model_texts(documents: RunDocuments, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What the model is and how it sees photos."""
+    return {
+        "two_models": documents.two_models and _two_models_text(documents.two_models),
+        "base_text": _base_text(recipe.get("model_name_or_path")),
+        "method_text": METHODS[documents.record.method],
+        "image_size": size_text(recipe["image_size"], _tiles(recipe)) if "image_size" in recipe else None,
+        "calibrated_text": _calibrated_text(documents.calibration),
+    }
+
+
+def _figure_texts(documents: RunDocuments) -> dict[str, Any]:
+    """The final figures, and the photos that they were measured on."""
+    metrics, cost = documents.metrics, documents.photo_cost
+    return {
+        "metrics": metrics,
+        "whose": sentence(honest_run_line(metrics)) if metrics.honest_run is not None else None,
+        "level": f"{metrics.level * 100:g} %",
+        "labels": LABELS,
+        "meanings": MEANINGS,
+        "figure_text": figure_text,
+        "interval_text": interval_text,
+        "positive": cell(metrics.positive_label),
+        "read_before": sentence(read_before_line(metrics)),
+        "cost": cost and sentence(cost_line(cost)),
+    }
+
+
+def _section_tables(documents: RunDocuments) -> dict[str, Section | None]:
+    """The sections that the report has too; None for those without a document."""
+    selective, robustness, slices = documents.selective, documents.robustness, documents.slices
+    return {
+        "stages": sections.stages_section(documents.metrics, documents.record.positive),
+        "band": selective and sections.band_section(selective),
+        "cascade": selective and sections.cascade_section(selective),
+        "robustness": robustness and sections.robustness_section(robustness, distortions=False),
+        "slices": slices and sections.slices_section(slices, most=WORST, figures=SHOWN),
+        "over_probe": documents.over_probe and sections.probe_section(documents.over_probe),
+    }
+
+
+def _photo_texts(splits: SplitCertificate, data: str | None) -> dict[str, Any]:
+    """The data set, the four splits, and how they were made."""
+    return {
+        "splits": splits,
+        "uses": USES,
+        "data_text": _data_text(data, splits),
+        "certificate": _certificate_text(splits),
+    }
+
+
+def _training_texts(record: RunRecord, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Settings and versions of the training."""
+    names = (*SETTINGS, *(LORA_SETTINGS if record.method == "lora" else ()))
+    settings = [(name, cell(recipe[name])) for name in names if name in recipe]
+    return {
+        "settings": settings + card_sections.prefix_settings(record.prefix),
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+    }
 
 
 def _two_models_text(two_models: TwoModels) -> str:

@@ -15,7 +15,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.documents.split_certificate import LabelConflict, PriorShift, SplitCertificate
-from natix_hf.hub.cards import USES, cell, template, title
+from natix_hf.hub.card_text import cell, template, title
+from natix_hf.hub.cards import USES
 from natix_hf.hub.licences import LICENCE_COLUMNS, licence_front, licence_lines, licence_rows
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -34,27 +35,16 @@ def dataset_card(certificate: SplitCertificate, data: DatasetDict, repo_id: str)
         template_str=template("dataset_card.md.jinja"),
         repo_id=repo_id,
         title=title(certificate.label_names),
-        total=sum(certificate.sizes.values()),
+        certificate=certificate,
+        cell=cell,
         classes=[cell(name) for name in certificate.label_names],
         splits=[_split_row(certificate, split) for split in SPLITS],
-        parts=certificate.parts.val_calib,
-        groups=sum(certificate.groups[split] for split in SPLITS),
         how_lines=_how_lines(certificate),
-        ties=[(cell(kind), count) for kind, count in certificate.ties.items()],
-        size_names=list(certificate.group_sizes["train"]),
-        group_sizes=[(split, certificate.group_sizes[split].values()) for split in SPLITS],
-        straddling=certificate.straddling,
         conflict_lines=_conflict_lines(certificate.conflicts),
-        conflicts=len(certificate.conflicts),
         shift=_shift_text(certificate.prior_shift),
-        fingerprints=[
-            (split, certificate.fingerprints[split], certificate.byte_fingerprints[split]) for split in SPLITS
-        ],
-        seal=certificate.seal,
-        sources=[(cell(name), count) for name, count in certificate.sources.items()],
         left_out=_left_out(certificate),
         licence_lines=licence_lines(licences),
-        licences=[(cell(name), count) for name, count in licence_rows(licences)],
+        licences=licence_rows(licences),
     )
     return str(card).rstrip("\n") + "\n"
 
@@ -98,13 +88,13 @@ def _licences(data: DatasetDict) -> Counter | None:
 
 
 def _split_row(certificate: SplitCertificate, split: str) -> dict[str, str | int | list[int]]:
-    wanted = certificate.ratios and certificate.ratios[SPLITS.index(split)]
+    ratio = certificate.ratios and certificate.ratios[SPLITS.index(split)]
     return {
         "name": split,
         "use": USES[split],
         "photos": certificate.sizes[split],
         "groups": certificate.groups[split],
-        "wanted": f"{wanted:.1%}" if wanted else "not set",
+        "wanted": f"{ratio:.1%}" if ratio else "not set",
         "reached": f"{certificate.reached[split]:.1%}",
         "counts": [certificate.class_counts[split][name] for name in certificate.label_names],
     }

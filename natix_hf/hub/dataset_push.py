@@ -32,7 +32,7 @@ from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_bytes
 from natix_hf.hub.dataset_card import dataset_card, hub_features
-from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
+from natix_hf.hub.hub_errors import check_name, check_private, check_token, hub_faults
 
 SHARD_BYTES = 500 * 10**6
 BATCH_BYTES, BATCH_ROWS = 32 * 10**6, 100  # limits of a row group, which is written and read as a whole
@@ -68,8 +68,8 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
             *(CommitOperationAdd(name, folder / name) for name in beside),
             *shards,
         ]
-        kept = {addition.path_in_repo for addition in additions}
-        stale = sorted(name for name in files - kept if name in BESIDE or re.fullmatch(r"data/[^/]+\.parquet", name))
+        pushed = {addition.path_in_repo for addition in additions}
+        stale = sorted(name for name in files - pushed if name in BESIDE or re.fullmatch(r"data/[^/]+\.parquet", name))
         api.create_commit(
             repo_id,
             [*additions, *map(CommitOperationDelete, stale)],
@@ -198,11 +198,7 @@ def _repository(api: HfApi, repo_id: str, private: bool) -> tuple[str, set[str]]
         # Without --private the owner's default on the Hub applies.
         api.create_repo(repo_id, repo_type="dataset", private=private or None)
         info = api.dataset_info(repo_id)
-    if private and not info.private:
-        raise UserError(
-            f"push {repo_id}: the data set already exists and is public: make it private in its settings on the Hub, "
-            "or leave out --private"
-        )
+    check_private(repo_id, "the data set", asked=private, found=info.private)
     files = {file.rfilename for file in info.siblings or []}
     if files - {".gitattributes", "README.md"} and not ("splits.json" in files and _is_ours(api, repo_id, info.sha)):
         raise UserError(

@@ -41,6 +41,15 @@ def check_token(repo_id: str) -> None:
         raise UserError(f"push {repo_id}: the Hub requires a token: log in with `hf auth login` or set HF_TOKEN")
 
 
+def check_private(repo_id: str, what: str, *, asked: bool, found: bool) -> None:
+    """Raise `UserError` if a push should be private (`asked`), but its repository is not (`found`)."""
+    if asked and not found:
+        raise UserError(
+            f"push {repo_id}: {what} already exists and is public: make it private in its settings on the Hub, or "
+            "leave out --private"
+        )
+
+
 @contextmanager
 def hub_faults(repo_id: str) -> Iterator[None]:
     """Raise errors of the Hub and of the connection as `UserError`."""
@@ -55,7 +64,7 @@ def hub_faults(repo_id: str) -> Iterator[None]:
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        said = error.server_message or f"status {status}"
+        reason = error.server_message or f"status {status}"
         remedies = {
             401: "the Hub does not accept the token: log in with `hf auth login` or set HF_TOKEN",
             403: "the token cannot write there: make one with write access (hf.co/settings/tokens), and check that "
@@ -66,7 +75,7 @@ def hub_faults(repo_id: str) -> Iterator[None]:
             412: f"somebody else changed the repository in the meantime: {again}",
         }
         remedy = remedies.get(status, f"the Hub could not process the request: {again}")
-        raise UserError(f"push {repo_id}: {remedy} (the Hub said: {said})") from error
+        raise UserError(f"push {repo_id}: {remedy} (the Hub said: {reason})") from error
     except (HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         raise UserError(
             f"push {repo_id}: the Hub cannot be reached: no network, or HF_HUB_OFFLINE is set: connect and {again}"

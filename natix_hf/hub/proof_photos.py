@@ -98,9 +98,9 @@ def _readable(photos: Sequence[Any]) -> list[bytes]:
             content = photo_bytes(photo)
         except (PhotoError, OSError):
             continue
-        seen = inspect_photo(content, max_mb=math.inf)
-        if not seen.error:
-            readable.append(eight_bit_png(content) if seen.client else content)
+        inspection = inspect_photo(content, max_mb=math.inf)
+        if not inspection.error:
+            readable.append(eight_bit_png(content) if inspection.client else content)
     return readable
 
 

@@ -28,7 +28,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_file
 from natix_hf.hub.bundle import write_bundle
 from natix_hf.hub.export_forms import export_run, load_run
-from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
+from natix_hf.hub.hub_errors import check_name, check_private, check_token, hub_faults
 from natix_hf.hub.proof import TOLERANCES, clients_of, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
@@ -122,11 +122,7 @@ def find_place(asked: Publication, tested: Tested | None = None) -> Place:
             if error.response.status_code != 404:
                 raise
             return Place(None, frozenset())
-        if asked.private and not info.private:
-            raise UserError(
-                f"push {asked.repo_id}: the model already exists and is public: make it private in its settings on "
-                "the Hub, or leave out --private"
-            )
+        check_private(asked.repo_id, "the model", asked=asked.private, found=info.private)
         if asked.version in {tag.name for tag in api.list_repo_refs(asked.repo_id).tags}:
             raise UserError(
                 f"--model_version {asked.version}: {asked.repo_id} already has this version: give a higher one"
@@ -229,25 +225,10 @@ def publish(
             hint = "" if asked.hotkey is None else streetvision.upgrade_hint(str(error))
             raise UserError(f"{str(error).rstrip('.')}{hint}: nothing was pushed") from None
         say(_proof_line("before the push", proof))
-        extra = [] if asked.hotkey is None else [_submitted(run, folder, asked, photos, say)]
+        extra = [] if asked.hotkey is None else [_submitted(run, folder, asked, photos.content, say)]
         shown = {"include_photos": asked.include_photos, "extra": extra, "quantised": proof.quantised}
         write_bundle(run, folder, asked.repo_id, form, **shown)
-        files = sorted(
-            [RECORD, *(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())]
-        )
-        PublishedVersion(
-            version=asked.version,
-            test=tested.test,
-            n=tested.figures.n,
-            mcc=tested.value("mcc"),
-            accuracy=tested.value("accuracy"),
-            log_loss=tested.value("log_loss"),
-            honest_run=tested.figures.honest_run,
-            dtype=asked.dtype,
-            format=form,
-            model=proof.model,
-            files=files,
-        ).write(folder)
+        _write_version(folder, asked, form, proof.model, tested)
         with hub_faults(asked.repo_id):
             commit = _push(api, asked, folder, place, say)
         address = f"{api.endpoint}/{asked.repo_id}"
@@ -299,33 +280,53 @@ def _export(
     say: Callable[[str], None],
     export_int8: Callable[..., Export] | None,
 ) -> str:
-    forms = ("stock", "merged") if asked.form == "auto" else (asked.form,)
-    options = {"base_id": asked.base_id, "max_changed": asked.max_changed}
+    """Export the run to a folder; returns the form."""
+    options = {"dtype": asked.dtype, "base_id": asked.base_id, "max_changed": asked.max_changed}
     if asked.dtype == "int8":
-        export_int8(run, asked.form, folder, dataset_name=asked.dataset_name, say=say, dtype="int8", **options)
+        export_int8(run, asked.form, folder, dataset_name=asked.dataset_name, say=say, **options)
         return asked.form
-    for form in forms:
-        try:
-            export_run(run, form, folder, dtype=asked.dtype, **options)
-        except UserError as error:
-            if asked.hotkey is not None:
-                raise UserError(f"--hotkey: StreetVision's clients load a stock model: {error}") from None
-            if form == forms[-1]:
-                raise
-            say(f"stock cannot hold this model, so it is published as merged: {error}")
-            continue
-        return form
-    raise AssertionError("the last form either returns or raises")
+    form = "stock" if asked.form == "auto" else asked.form
+    try:
+        export_run(run, form, folder, **options)
+    except UserError as error:
+        if asked.hotkey is not None:
+            raise UserError(f"--hotkey: StreetVision's clients load a stock model: {error}") from None
+        if asked.form != "auto":
+            raise
+        say(f"stock cannot hold this model, so it is published as merged: {error}")
+        form = "merged"
+        export_run(run, form, folder, **options)
+    return form
 
 
-def _submitted(run: Path, folder: Path, asked: Publication, photos: Any, say: Callable[[str], None]) -> Section:
+def _write_version(folder: Path, asked: Publication, form: str, model: str, tested: Tested) -> None:
+    """Write the record by which the next push compares its model with this one, into an otherwise complete folder."""
+    pushed = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    PublishedVersion(
+        version=asked.version,
+        test=tested.test,
+        n=tested.figures.n,
+        mcc=tested.value("mcc"),
+        accuracy=tested.value("accuracy"),
+        log_loss=tested.value("log_loss"),
+        honest_run=tested.figures.honest_run,
+        dtype=asked.dtype,
+        format=form,
+        model=model,
+        files=sorted([RECORD, *pushed]),
+    ).write(folder)
+
+
+def _submitted(
+    run: Path, folder: Path, asked: Publication, photos: list[bytes], say: Callable[[str], None]
+) -> Section:
     """Write StreetVision's files; returns the card section about the latency of the network's client."""
     model, processor = load_run(run)
     streetvision.check_labels(labels_of(model))
-    logits = [logits_of(model, batch.pixels) for batch in photo_batches(list(photos.content), processor)]
+    logits = [logits_of(model, batch.pixels) for batch in photo_batches(photos, processor)]
     client_check = streetvision.submit(
         folder,
-        photos.content,
+        photos,
         softmax(np.concatenate(logits))[:, 1],
         repo_id=asked.repo_id,
         hotkey=asked.hotkey,

@@ -6,7 +6,6 @@ augmented. Normalisation is left to the image processor.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,6 +24,7 @@ from torchvision.transforms.v2 import (
 )
 
 from natix_hf.errors import UserError
+from natix_hf.files import text_seed
 from natix_hf.photos.decode import Source, open_photo
 from natix_hf.photos.geometry import Geometry, Tiles
 from natix_hf.streetvision.profiles import PROFILES, apply_challenge, cached_photo, check_levels, draw_challenge
@@ -38,8 +38,7 @@ AUGMENTATIONS = ("none", *POLICIES, *PROFILES)
 
 def view_seed(seed: int, epoch: int, row_id: str) -> int:
     """The random seed of one view: 63 bits of the blake2b of (seed, epoch, row id)."""
-    digest = hashlib.blake2b(f"{seed}\0{epoch}\0{row_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return text_seed(f"{seed}\0{epoch}\0{row_id}")
 
 
 def check_augment(augment: str, challenge_levels: Sequence[float] | None = None) -> None:

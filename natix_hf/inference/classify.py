@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from natix_hf.decision.calibration import DecisionRule
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.cascade import STAGES, TwoModels, cost_text
-from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_record import NOT_FINISHED, RunRecord
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import check_folder, read_json, replacing
 from natix_hf.inference.averaged_views import view_batches
@@ -27,7 +27,7 @@ from natix_hf.inference.cascade_classifier import CascadeClassifier, StageProces
 from natix_hf.inference.graph_classifier import GRAPHS, GraphClassifier, graph_form
 from natix_hf.inference.tiled_models import check_same_views
 from natix_hf.logits import softmax
-from natix_hf.modeling.checkpoints import PICKLES, check_finite
+from natix_hf.modeling.checkpoints import check_finite, refuse_pickles
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.client_view import ClientTally
 
@@ -54,6 +54,14 @@ class Prediction(NamedTuple):
     asks: bool = False
     client: str = ""
     stage: int | None = None
+
+    def answer(self, labels: Sequence[str]) -> str:
+        """The class of the decision, or `abstain` if a person must decide."""
+        return "abstain" if self.asks else labels[self.decision]
+
+    def rounded(self) -> list[float]:
+        """The probabilities with the digits that are written to files."""
+        return [round(float(p), 6) for p in self.probabilities]
 
     @property
     def differs(self) -> bool:
@@ -103,8 +111,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     run = Path(name_or_path).expanduser()
     check_folder(name_or_path, bare_ids=True)
     if RunRecord.there(run) and RunRecord.read(run).status != "finished":
-        raise UserError(f"{name_or_path}: the run is not finished: finish it with --resume_from_checkpoint true first")
-    _refuse_pickles(run)
+        raise UserError(f"{name_or_path}: {NOT_FINISHED}")
     if TwoModels.there(run):
         loaded = (load_classifier(str(run / stage)) for stage in STAGES)
         (first, first_processor), (second, second_processor) = loaded
@@ -115,6 +122,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
         if folder := _graph_folder(source):
             model = GraphClassifier(folder, graph_form(folder))
             return model.eval(), AutoImageProcessor.from_pretrained(folder)
+        refuse_pickles(name_or_path, run)
         if AutoConfig.from_pretrained(source).model_type == "dinov3_vit":
             raise UserError(f"{name_or_path}: a backbone without a head: train it first with python -m natix_hf.train")
         model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
@@ -134,16 +142,6 @@ def leave_early(model: Any) -> bool:
     return bool(getattr(model.config, "views_exit", None))  # other classes' configs do not know the name
 
 
-def _refuse_pickles(folder: Path) -> None:
-    """Raise `UserError` if the only weights in a folder are pickled."""
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if pickles and not any(folder.glob("*.safetensors")) and not graph_form(folder):
-        raise UserError(
-            f"{folder}: expected model.safetensors, found only pickled weights ({', '.join(pickles[:3])}), which can "
-            "run code when read: convert the weights with `save_pretrained` where you trust the file"
-        )
-
-
 def _graph_folder(source: str) -> Path | None:
     """The folder of an exported graph, downloaded from the Hub if needed; None for other models."""
     if Path(source).is_dir():
@@ -151,8 +149,8 @@ def _graph_folder(source: str) -> Path | None:
     from huggingface_hub import snapshot_download
     from transformers.utils import cached_file
 
-    about = cached_file(source, "export.json", _raise_exceptions_for_missing_entries=False)
-    form = None if about is None else GRAPHS.get(read_json(about).get("format"))
+    description = cached_file(source, "export.json", _raise_exceptions_for_missing_entries=False)
+    form = None if description is None else GRAPHS.get(read_json(description).get("format"))
     return form and Path(snapshot_download(source, allow_patterns=["*.json", f"{form.graph}*"]))
 
 
@@ -249,22 +247,23 @@ def write_rows(
         if table:
             table.writerow(["file", "label", *(f"p_{label}" for label in labels), *extra, "error"])
         for prediction in predictions:
-            name, probabilities, reason = prediction[:3]
             written.count(prediction)
-            label = None if probabilities is None else labels[prediction.decision]
-            values = [None] * len(labels) if probabilities is None else [round(float(p), 6) for p in probabilities]
-            extras = {
-                "answer": "abstain" if prediction.asks else label,
-                "note": f"decided by threshold {rule['threshold']:.3f}" if prediction.differs else None,
-                "stage": prediction.stage,
-            }
-            extras = {column: extras[column] for column in extra}
+            name, reason = prediction.name, prediction.reason
+            if prediction.probabilities is None:
+                label, values, extras = None, [None] * len(labels), dict.fromkeys(extra)
+                row = {"file": name, "error": reason}
+            else:
+                label, values = labels[prediction.decision], prediction.rounded()
+                extras = {
+                    "answer": prediction.answer(labels),
+                    "note": f"decided by threshold {rule['threshold']:.3f}" if prediction.differs else None,
+                    "stage": prediction.stage,
+                }
+                extras = {column: extras[column] for column in extra}
+                row = {"file": name, "label": label, "probabilities": dict(zip(labels, values, strict=True))}
+                row |= {column: text for column, text in extras.items() if text is not None}
             if table:
                 table.writerow([name, label, *values, *extras.values(), reason])
             else:
-                row = {"file": name, "label": label, "probabilities": dict(zip(labels, values, strict=True))}
-                row |= {column: text for column, text in extras.items() if text is not None}
-                file.write(
-                    json.dumps(row if reason is None else {"file": name, "error": reason}, ensure_ascii=False) + "\n"
-                )
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return written

@@ -58,15 +58,15 @@ def few_labels(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) 
     """
     if share >= 1:
         return np.arange(len(labels))
-    wanted, classes = max(2.0, share * len(labels)), len(np.unique(labels))
+    least, classes = max(2.0, share * len(labels)), len(np.unique(labels))
     names, number = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))
     rank = np.empty(len(names), dtype=int)
     rank[order] = np.arange(len(names))
     by_draw = np.argsort(rank[number], kind="stable")
     ends = np.flatnonzero(np.diff(rank[number][by_draw], append=-1))  # the last row of each group
-    counts = [len(np.unique(labels[by_draw[: end + 1]])) for end in ends[: 1 + int(np.searchsorted(ends, 3 * wanted))]]
+    counts = [len(np.unique(labels[by_draw[: end + 1]])) for end in ends[: 1 + int(np.searchsorted(ends, 3 * least))]]
     for end, class_count in zip(ends, counts):
-        if end + 1 >= wanted and class_count == classes:
+        if end + 1 >= least and class_count == classes:
             return np.sort(by_draw[: end + 1])
     return None

@@ -177,21 +177,21 @@ class FeatureStore:
         if self.budget_gb is None:
             return
         needed = records * np.prod(self.shape) * self.dtype.itemsize / 1e9
-        own = sum(_gigabytes(_shard(listing)) for listing in self.ours if listing.parent.parent == self.root)
-        if own + needed > self.budget_gb:
+        of_this_run = sum(_gigabytes(_shard(listing)) for listing in self.ours if listing.parent.parent == self.root)
+        if of_this_run + needed > self.budget_gb:
             raise UserError(
-                f"{self.budget_name}: the {self.root.name} of this run need {own + needed:.2g} GB, "
+                f"{self.budget_name}: the {self.root.name} of this run need {of_this_run + needed:.2g} GB, "
                 f"{self.budget_gb:g} GB are allowed: allow more, or use fewer layers or views"
             )
         others = sorted(self._others(), key=lambda other: other.asked)
-        taken = own + needed + sum(other.gigabytes for other in others)
+        total = of_this_run + needed + sum(other.gigabytes for other in others)
         for other in others:
-            if taken <= self.budget_gb:
+            if total <= self.budget_gb:
                 return
             with self._held(other.folder) as held:
                 if held:  # otherwise another run writes there
                     other.remove()  # a run that has mapped a shard can still read it
-                    taken -= other.gigabytes
+                    total -= other.gigabytes
 
     def _others(self) -> Iterator[_Other]:
         """Files that this run does not read: whole folders, and single shards of folders that it reads from."""

@@ -292,12 +292,12 @@ def _keep(
     """One pass over batches of photos that writes the store shard by shard."""
     device = next(model.parameters()).device
     waiting: list[np.ndarray] = []
-    kept = 0
+    stored = 0
     with evaluating(model), packed_linears(model), tqdm(total=len(names), desc=what, unit="photo") as progress:
         for batch in batches:
             waiting.append(compute(batch["pixel_values"].to(device, non_blocking=True)))
             progress.update(len(waiting[-1]))
             count = sum(map(len, waiting))
-            if count >= shard_rows or kept + count == len(names):
-                store.add(names[kept : kept + count], np.concatenate(waiting))
-                kept, waiting = kept + count, []
+            if count >= shard_rows or stored + count == len(names):
+                store.add(names[stored : stored + count], np.concatenate(waiting))
+                stored, waiting = stored + count, []

@@ -94,9 +94,9 @@ def write_geojson(
             if prediction.probabilities is None:
                 outcome = {"error": prediction.reason}
             else:
-                values = [round(float(p), 6) for p in prediction.probabilities]
+                values = prediction.rounded()
                 outcome = {
-                    "answer": "abstain" if prediction.asks else labels[prediction.decision],
+                    "answer": prediction.answer(labels),
                     "label": labels[prediction.decision],
                     "positive": labels[positive],
                     "probability": values[positive],

@@ -55,7 +55,7 @@ def sketch_model(
     with torch.device("meta"):
         model = NatixDinov3ForImageClassification(NatixDinov3Config(backbone_config=backbone, head=head))
     # pissa and olora need weights to start from; the default start gives adapters of the same names and shapes.
-    lora = {**(lora or {})}
+    lora = dict(lora or {})
     if lora.get("lora_init") in ("pissa", "olora") and not lora.get("use_doran"):  # use_doran refuses both
         lora["lora_init"] = "default"
     with torch.random.fork_rng(devices=[]):

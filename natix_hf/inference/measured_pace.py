@@ -65,12 +65,12 @@ def photo_rate(run: Run, sample: torch.Tensor, size: int) -> float:
     """Photos per second in batches of `size`: the best of three after one warm-up."""
     batch = sample.repeat(-(-size // len(sample)), *[1] * (sample.ndim - 1))[:size]
     run(batch)
-    taken = []
+    seconds = []
     for _ in range(3):
         begin = time.perf_counter()
         run(batch)  # the logits are copied to the CPU, so the device has finished
-        taken.append(time.perf_counter() - begin)
-    return size / min(taken)
+        seconds.append(time.perf_counter() - begin)
+    return size / min(seconds)
 
 
 def best_batch(run: Run, sample: torch.Tensor) -> tuple[int, float]:

@@ -14,19 +14,6 @@ from natix_hf.data.sources.unlabelled_photos import listed_photos, read_photos
 from natix_hf.files import path_text
 
 
-class _Column(Sequence):
-    """The photos of a data set, read one record at a time."""
-
-    def __init__(self, rows: Any, column: str) -> None:
-        self.rows, self.column = rows, column
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.rows[index][self.column]
-
-
 def find_photos(
     photos: str, image_column_name: str = "image", dataset_config: str | None = None
 ) -> tuple[list[str], Sequence[Any]]:
@@ -50,7 +37,7 @@ def find_photos(
         names = [path_text(file) for file in files]
         return names, names
     raw = read_photos(photos, image_column_name, dataset_config=dataset_config)
-    return _names(raw, image_column_name), _Column(raw.pool, image_column_name)
+    return _names(raw, image_column_name), raw.pool[image_column_name]  # a column that reads one record at a time
 
 
 def _names(raw: Raw, column: str) -> list[str]:

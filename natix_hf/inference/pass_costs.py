@@ -52,13 +52,13 @@ class Passes:
 
     def over(self, loader: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
         """The batches of one pass, timed; the time between two batches belongs to the pass."""
-        begin = asked = time.perf_counter()
+        begin = waiting_since = time.perf_counter()
         try:
             for batch in loader:
-                self.waited += time.perf_counter() - asked
+                self.waited += time.perf_counter() - waiting_since
                 self.photos += len(batch["pixel_values"])
                 yield batch
-                asked = time.perf_counter()
+                waiting_since = time.perf_counter()
         finally:
             self.seconds += time.perf_counter() - begin
 

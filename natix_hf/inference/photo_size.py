@@ -30,15 +30,15 @@ def calibrated_size(name_or_path: str | Path) -> int | list[int] | None:
     if not folder.is_dir():
         from transformers.utils import cached_file
 
-        about = cached_file(str(name_or_path), "export.json", _raise_exceptions_for_missing_entries=False)
-        if about is None:
+        file = cached_file(str(name_or_path), "export.json", _raise_exceptions_for_missing_entries=False)
+        if file is None:
             return None
-        folder = Path(about).parent
+        folder = Path(file).parent
     if Recalibration.there(folder) and (size := Recalibration.read(folder).image_size):
         return size
     if Export.there(folder):
-        about = Export.read(folder)
-        return about.calibrated_at or about.image_size
+        export = Export.read(folder)
+        return export.calibrated_at or export.image_size
     return read_recipe(folder).get("image_size")
 
 
@@ -82,31 +82,33 @@ def processor_at(
         return processor, None
     saved = Geometry.of(processor)
     trained = saved.at(calibrated_size(name) or saved.image_size)
-    asked = saved if image_size is None else saved.at(image_size_of(image_size))
-    if asked != trained and not force:
+    requested = saved if image_size is None else saved.at(image_size_of(image_size))
+    if requested != trained and not force:
         if image_size is None:
             raise UserError(
                 f"{name}: preprocessor_config.json says {saved}, but the model was trained with {trained}: restore "
                 f"the file, or choose: --image_size {_typed(trained)}, or --image_size {_typed(saved)} --force"
             )
         raise UserError(
-            f"--image_size {_typed(asked)}: {name} was trained with {trained}: a head gets worse at a larger size "
+            f"--image_size {_typed(requested)}: {name} was trained with {trained}: a head gets worse at a larger size "
             "than it was trained at, and its calibration was fitted at that size: train with this --image_size, or "
             "add --force"
         )
-    if asked == saved:
+    if requested == saved:
         chosen = processor
     elif isinstance(model, GraphClassifier):
         raise UserError(
-            f"--image_size {_typed(asked)}: {name} is a graph for {saved}: export the run again with this --image_size"
+            f"--image_size {_typed(requested)}: {name} is a graph for {saved}: export the run again with this "
+            "--image_size"
         )
     else:
-        asked.check_patches(patch_size(model))
-        chosen = at_size(processor, asked)
-    if asked == trained:
+        requested.check_patches(patch_size(model))
+        chosen = at_size(processor, requested)
+    if requested == trained:
         return chosen, None
     return chosen, (
-        f"photos are prepared at {asked}, but the model was trained with {trained}: its calibration is not valid here"
+        f"photos are prepared at {requested}, but the model was trained with {trained}: its calibration is not valid "
+        "here"
     )
 
 

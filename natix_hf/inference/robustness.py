@@ -93,13 +93,13 @@ def measure_latency(
     parameter = next(model.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         model = copy.deepcopy(model).to("cpu", torch.float32)
-    taken, begin = [], time.perf_counter()
+    latencies, begin = [], time.perf_counter()
     with evaluating(model):
         for number, photo in enumerate([photos[0]] * warm_up + list(photos)):
-            if len(taken) and time.perf_counter() - begin > seconds:
+            if len(latencies) and time.perf_counter() - begin > seconds:
                 break
             start = time.perf_counter()
             logits_of(model, client_pixels(photo, processor)[None])
             if number >= warm_up:
-                taken.append(round(time.perf_counter() - start, 6))
-    return {"seconds": taken, "cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}
+                latencies.append(round(time.perf_counter() - start, 6))
+    return {"seconds": latencies, "cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}

@@ -19,7 +19,7 @@ from torch import nn
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, write_json
 from natix_hf.modeling.adapter_natix_dinov3 import adapter_fingerprint, fingerprint
-from natix_hf.modeling.doran import TRAINED, check_doran, is_doran, register_doran, share_first_matrices
+from natix_hf.modeling.doran import TRAINED, DoranLinear, check_doran, is_doran, share_first_matrices
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 BLOCKS = "backbone.model.layer"
@@ -81,28 +81,12 @@ def add_lora(
     Raises:
         UserError: no linear layer has these names, the model has fewer blocks than requested, or peft refuses a value.
     """
-    layers = model.config.backbone_config.num_hidden_layers
-    last_blocks = layers if lora_last_blocks is None else lora_last_blocks
-    if not 1 <= last_blocks <= layers:
-        raise UserError(f"lora_last_blocks: expected 1 to {layers}, the blocks of the backbone; found {last_blocks}")
-    if not 0 <= unfreeze_last_blocks < last_blocks:
-        raise UserError(
-            f"unfreeze_last_blocks: expected 0 to {last_blocks - 1}, found {unfreeze_last_blocks}, because one of the "
-            f"last {last_blocks} of {layers} blocks must be left to the adapters: method full trains all blocks"
-        )
-    if lora_init not in INITS:
-        reasons = [f": {why}" for name, why in NOT_INITS.items() if str(lora_init).startswith(name)]
-        raise UserError(f"lora_init: expected one of {', '.join(INITS)}; found {lora_init}{''.join(reasons)}")
+    adapted = _adapted_blocks(model, lora_last_blocks, unfreeze_last_blocks)
+    _check_init(lora_init)
     check_doran(use_doran=use_doran, doran_share=doran_share, use_dora=use_dora, lora_init=lora_init)
     base = None if model.device.type == "meta" else fingerprint(model.backbone.state_dict())
-    adapted = range(layers - last_blocks, layers - unfreeze_last_blocks)
     targets = _targets(model, lora_target_modules, adapted)
-    whole = _whole_modules(model, ["head", *(lora_modules_to_save or ())])
-    whole += [f"{BLOCKS}.{number}" for number in range(layers - unfreeze_last_blocks, layers)]
-    if lora_train_norms:
-        whole += [f"{BLOCKS}.{number}.{norm}" for number in adapted for norm in ("norm1", "norm2")] + ["backbone.norm"]
-    # peft cannot wrap a module inside one that it has wrapped.
-    whole = [name for name in dict.fromkeys(whole) if not any(name.startswith(f"{other}.") for other in whole)]
+    whole = _trained_whole(model, lora_modules_to_save or (), adapted, norms=lora_train_norms)
     try:
         config = LoraConfig(
             task_type=None,
@@ -116,7 +100,7 @@ def add_lora(
             init_lora_weights=True if lora_init == "default" else lora_init,
         )
         if use_doran:
-            register_doran(config)
+            config._register_custom_module({nn.Linear: DoranLinear})  # not saved with the config
         with _renamed_property():
             peft_model = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
@@ -125,12 +109,46 @@ def add_lora(
         share_first_matrices(peft_model)
     _freeze_mask_token(peft_model)
     peft_model.base_fingerprint = base
-    # The part that pissa and olora subtracted from the frozen weights; `save_adapter` accounts for it.
-    peft_model.taken = {}
-    if lora_init in ("pissa", "olora"):
-        state = get_peft_model_state_dict(peft_model)
-        peft_model.taken = {name: state[name].clone() for name in state if ".lora_A." in name or ".lora_B." in name}
+    peft_model.taken = _matrices(peft_model) if lora_init in ("pissa", "olora") else {}
     return peft_model
+
+
+def _adapted_blocks(model: NatixDinov3ForImageClassification, last_blocks: int | None, unfrozen_blocks: int) -> range:
+    """Numbers of the blocks that get adapters; the blocks above them are trained in full."""
+    layers = model.config.backbone_config.num_hidden_layers
+    last_blocks = layers if last_blocks is None else last_blocks
+    if not 1 <= last_blocks <= layers:
+        raise UserError(f"lora_last_blocks: expected 1 to {layers}, the blocks of the backbone; found {last_blocks}")
+    if not 0 <= unfrozen_blocks < last_blocks:
+        raise UserError(
+            f"unfreeze_last_blocks: expected 0 to {last_blocks - 1}, found {unfrozen_blocks}, because one of the "
+            f"last {last_blocks} of {layers} blocks must be left to the adapters: method full trains all blocks"
+        )
+    return range(layers - last_blocks, layers - unfrozen_blocks)
+
+
+def _check_init(lora_init: str) -> None:
+    if lora_init not in INITS:
+        reasons = [f": {why}" for name, why in NOT_INITS.items() if str(lora_init).startswith(name)]
+        raise UserError(f"lora_init: expected one of {', '.join(INITS)}; found {lora_init}{''.join(reasons)}")
+
+
+def _trained_whole(
+    model: NatixDinov3ForImageClassification, names: Sequence[str], adapted: range, *, norms: bool
+) -> list[str]:
+    """Full names of the modules to train and save in full: the head, `names`, the blocks above `adapted`, norms."""
+    whole = _whole_modules(model, ["head", *names])
+    whole += [f"{BLOCKS}.{number}" for number in range(adapted.stop, model.config.backbone_config.num_hidden_layers)]
+    if norms:
+        whole += [f"{BLOCKS}.{number}.{norm}" for number in adapted for norm in ("norm1", "norm2")] + ["backbone.norm"]
+    # peft cannot wrap a module inside one that it has wrapped.
+    return [name for name in dict.fromkeys(whole) if not any(name.startswith(f"{other}.") for other in whole)]
+
+
+def _matrices(peft_model: PeftModel) -> dict[str, torch.Tensor]:
+    """Copies of A and B, the part that pissa and olora subtracted from the frozen weights; see `save_adapter`."""
+    state = get_peft_model_state_dict(peft_model)
+    return {name: tensor.clone() for name, tensor in state.items() if ".lora_A." in name or ".lora_B." in name}
 
 
 @contextmanager
@@ -237,15 +255,12 @@ def merge_lora(peft_model: PeftModel) -> NatixDinov3ForImageClassification:
     return model
 
 
-def load_adapter(
-    model: NatixDinov3ForImageClassification, folder: str | Path, *, is_trainable: bool = False
-) -> PeftModel:
-    """Load an adapter and its head, with the calibration.
+def load_adapter(model: NatixDinov3ForImageClassification, folder: str | Path) -> PeftModel:
+    """Load an adapter and its head, with the calibration; nothing of it is trainable.
 
     Args:
         model: from `build_model` with the same base and options; is changed in place.
         folder: holds `adapter_config.json` and `adapter_model.safetensors`.
-        is_trainable: leave adapters and head trainable.
 
     Raises:
         UserError: the folder has no adapter, or its shapes do not fit the model.
@@ -255,10 +270,9 @@ def load_adapter(
             raise UserError(f"{folder} has no {name}: give the adapter/ folder of a LoRA run")
     try:
         with _renamed_property():
-            peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+            peft_model = PeftModel.from_pretrained(model, str(folder))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: the adapter does not fit the model: {one_line(error)}") from None
     model.adopt_adapter()
-    _freeze_mask_token(peft_model)
-    peft_model.taken, peft_model.base_fingerprint = {}, None
+    peft_model.taken = {}
     return peft_model

@@ -56,63 +56,36 @@ def choose_attention(
     device: torch.device,
     trust_remote_code: bool = False,
 ) -> Attention:
-    """Choose the attention of a run, and switch FlashAttention 3 on if it is chosen.
+    """Choose the attention of a run by trying it on one block, and switch FlashAttention 3 on if it is chosen.
 
     `auto` takes FlashAttention 3 if its package is installed, the GPU is of the generation that it was written for and
     the run uses bf16. Otherwise it takes sdpa: torch's sdpa includes FlashAttention 2 and cuDNN's kernels.
 
     Args:
-        asked: `auto`, or an implementation as in `check_attention`.
-        backbone, training, bf16, device, trust_remote_code: as in `check_attention`.
-
-    Raises:
-        UserError: an implementation was requested by name and does not run on this machine.
-    """
-    conditions = {"training": training, "bf16": bf16, "device": device}
-    if asked != AUTO:
-        check_attention(asked, backbone, trust_remote_code=trust_remote_code, **conditions)
-        return Attention(asked)
-    if not (bf16 and _made_for_fa3(device)):
-        return Attention(SDPA)
-    if fault := _fault(SDPA_FA3, backbone, **conditions):
-        return Attention(SDPA, f"attention: sdpa, because FlashAttention 3 is installed but does not run: {fault}")
-    return Attention(SDPA_FA3)
-
-
-def check_attention(
-    attn_implementation: str,
-    backbone: Mapping[str, Any] | None = None,
-    *,
-    training: bool = True,
-    bf16: bool = False,
-    device: str | torch.device | None = None,
-    trust_remote_code: bool = False,
-) -> None:
-    """Try an attention implementation on one block.
-
-    Args:
-        attn_implementation: `sdpa`, `sdpa_fa3`, `eager`, `flex_attention`, `flash_attention_2` or a Hub kernel
+        asked: `auto`, `sdpa`, `sdpa_fa3`, `eager`, `flex_attention`, `flash_attention_2` or a Hub kernel
             (`owner/name`).
         backbone: configuration of the checkpoint, in transformers' or timm's layout; by default the head size is 64.
         training: also try the backward pass; on a CPU some implementations have only a forward pass.
         bf16: also try a step under bfloat16 autocast. float32 is always tried, because features, attention maps and
             figures are computed in it.
-        device: device of the run; by default the accelerator if there is one, else the CPU.
+        device: device of the run.
         trust_remote_code: also run Hub kernels from outside `kernels-community`.
 
     Raises:
-        UserError: the implementation does not run; the message gives the reason.
+        UserError: an implementation was requested by name and does not run on this machine; the message says why.
     """
-    if device is None:
-        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    device = torch.device(device)
-    conditions = {"training": training, "bf16": bf16, "device": device, "trust_remote_code": trust_remote_code}
-    if fault := _fault(attn_implementation, backbone, **conditions):
-        raise UserError(
-            f"attn_implementation: {attn_implementation!r} does not run on this machine ({device.type}"
-            f"{', bf16' if bf16 else ''}): {fault}: use sdpa, which runs everywhere, "
-            "or the fastest that runs with --attn_implementation auto"
-        )
+    if asked == AUTO and not (bf16 and _made_for_fa3(device)):
+        return Attention(SDPA)
+    name = SDPA_FA3 if asked == AUTO else asked
+    fault = _fault(name, backbone or {}, training, bf16, device, trust_remote_code)
+    if fault is None:
+        return Attention(name)
+    if asked == AUTO:
+        return Attention(SDPA, f"attention: sdpa, because FlashAttention 3 is installed but does not run: {fault}")
+    raise UserError(
+        f"attn_implementation: {name!r} does not run on this machine ({device.type}{', bf16' if bf16 else ''}): "
+        f"{fault}: use sdpa, which runs everywhere, or the fastest that runs with --attn_implementation auto"
+    )
 
 
 def attention_of(model: Any) -> str:
@@ -145,13 +118,7 @@ def leave_fa3() -> None:
 
 
 def _fault(
-    name: str,
-    backbone: Mapping[str, Any] | None,
-    *,
-    training: bool,
-    bf16: bool,
-    device: torch.device,
-    trust_remote_code: bool = False,
+    name: str, backbone: Mapping[str, Any], training: bool, bf16: bool, device: torch.device, trust_remote_code: bool
 ) -> str | None:
     """One line with the reason why an implementation does not run; None if it runs."""
     fa3 = name == SDPA_FA3
@@ -159,7 +126,7 @@ def _fault(
         if fa3:
             _switch_to_fa3(device, bf16)
         with allow_all_hub_kernels() if trust_remote_code else nullcontext():
-            _one_step(Attention(name).loaded, backbone or {}, training, bf16, device, flash=fa3)
+            _one_step(Attention(name).loaded, backbone, training, bf16, device, flash=fa3)
     except (ImportError, ValueError, TypeError, RuntimeError, OSError) as error:
         if fa3:
             leave_fa3()

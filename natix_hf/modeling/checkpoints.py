@@ -116,14 +116,23 @@ def read_config(name_or_path: str, revision: str | None = None) -> dict[str, Any
 
 def _weights_folder(name_or_path: str, revision: str | None) -> Path:
     folder = local_folder(name_or_path, (*SETTINGS, *WEIGHTS), revision)
-    if any(folder.glob("model*.safetensors")):
-        return folder
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    content = f"only pickled weights ({', '.join(pickles)}), which can run code when read" if pickles else "no weights"
-    raise UserError(
-        f"model_name_or_path {name_or_path!r}: expected model.safetensors, found {content}: "
-        "convert the weights with `save_pretrained` on a machine where you trust the file"
-    )
+    where = f"model_name_or_path {name_or_path!r}"
+    if not any(folder.glob("model*.safetensors")):
+        refuse_pickles(where, folder)
+        raise UserError(
+            f"{where}: expected model.safetensors, found no weights: give a folder or a Hub id that has them"
+        )
+    return folder
+
+
+def refuse_pickles(where: str, folder: Path) -> None:
+    """Raise `UserError` if the only weights in a folder are pickled; `where` names it in the message."""
+    pickles = [file.name for pattern in PICKLES for file in folder.glob(pattern)]
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{where}: expected model.safetensors, found only pickled weights ({few(sorted(pickles))}), which can run "
+            "code when read: convert the weights with `save_pretrained` on a machine where you trust the file"
+        )
 
 
 def _strictly(model_class: type[PreTrainedModel], name: str, path: Path | None, **kwargs: Any) -> PreTrainedModel:
@@ -277,55 +286,57 @@ def build_model(
     Raises:
         UserError: as in `load_backbone`, or a run's head does not fit the classes or the options.
     """
+    options = {
+        "pooling": pooling,
+        "feature_layers": feature_layers,
+        "head": head,
+        "head_hidden_size": head_hidden_size,
+        "views": views,
+    }
+    loading = {"attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
     if read_config(name_or_path, revision).get("model_type") == NatixDinov3Config.model_type:
-        wanted = {
-            "pooling": pooling,
-            "feature_layers": feature_layers,
-            "head": head,
-            "head_hidden_size": head_hidden_size,
-            "views": views,
-        }
-        options = {"attn_implementation": attn_implementation, "allow_all_kernels": trust_remote_code}
         folder = _weights_folder(name_or_path, revision)
-        model = _continued(name_or_path, folder, list(label_names), wanted, reuse_head=reuse_head, **options)
+        model = _continued(name_or_path, folder, list(label_names), options, reuse_head=reuse_head, **loading)
         model.config.head_dropout = head_dropout
         for dropout in (module for module in model.head.modules() if isinstance(module, torch.nn.Dropout)):
             dropout.p = head_dropout
         _set_rope_noise(model.config.backbone_config, rope_augmentation)
     else:
-        backbone = load_backbone(
-            name_or_path,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            revision=revision,
-            rope_augmentation=rope_augmentation,
-        )
+        backbone = load_backbone(name_or_path, revision=revision, rope_augmentation=rope_augmentation, **loading)
         try:
             config = NatixDinov3Config(
                 backbone_config=backbone.config,
                 id2label=dict(enumerate(label_names)),
-                pooling=pooling,
-                feature_layers=feature_layers,
-                head=head,
-                head_hidden_size=head_hidden_size,
                 head_dropout=head_dropout,
-                views=views,
+                **options,
             )
         except ValueError as error:
             raise UserError(f"model options: {error}") from None
-        # The backbone made here is replaced below. On the meta device it takes no memory (3.4 GB for a ViT-H/16+).
-        with torch.device("meta"), allow_all_hub_kernels() if trust_remote_code else nullcontext():
-            model = NatixDinov3ForImageClassification._from_config(config, attn_implementation=attn_implementation)
-        backbone.config.name_or_path = ""  # otherwise the path on this machine is saved with the model
-        model.backbone = backbone
-        model.backbone.embeddings.mask_token.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model.head = NatixDinov3Head(config)
+            model = on_backbone(backbone, config, **loading)
             model.head.reset_parameters()
     # peft saves this name as the base of an adapter.
     model.name_or_path = model.config.name_or_path = name_or_path
     return model.eval()
+
+
+def on_backbone(
+    backbone: DINOv3ViTModel,
+    config: NatixDinov3Config,
+    *,
+    attn_implementation: str = "sdpa",
+    trust_remote_code: bool = False,
+) -> NatixDinov3ForImageClassification:
+    """A classifier on a loaded backbone, with a head that the caller initialises; arguments as in `load_backbone`."""
+    # The backbone made here is replaced below. On the meta device it takes no memory (3.4 GB for a ViT-H/16+).
+    with torch.device("meta"), allow_all_hub_kernels() if trust_remote_code else nullcontext():
+        model = NatixDinov3ForImageClassification._from_config(config, attn_implementation=attn_implementation)
+    backbone.config.name_or_path = ""  # otherwise the path on this machine is saved with the model
+    model.backbone = backbone
+    model.backbone.embeddings.mask_token.requires_grad_(False)
+    model.head = NatixDinov3Head(config)
+    return model
 
 
 def views_text(views: dict[str, Any] | None) -> str:
@@ -340,13 +351,26 @@ def _continued(
     name: str,
     folder: Path,
     label_names: list[str],
-    wanted: dict[str, str | int | None],
+    options: dict[str, Any],
     *,
     reuse_head: bool,
-    **options: Any,
+    attn_implementation: str,
+    trust_remote_code: bool,
 ) -> NatixDinov3ForImageClassification:
     """A run's model with its head, for further training: classes named as in the data, calibration removed."""
-    config = NatixDinov3Config.from_pretrained(folder)
+    _check_continued(name, NatixDinov3Config.from_pretrained(folder), label_names, options, reuse_head)
+    kernels = {"attn_implementation": attn_implementation, "allow_all_kernels": trust_remote_code}
+    model = _strictly(NatixDinov3ForImageClassification, name, folder, **kernels)
+    model.config.id2label = dict(enumerate(label_names))
+    model.config.label2id = {label: index for index, label in enumerate(label_names)}
+    model.set_calibration(1.0, 0.0)
+    return model
+
+
+def _check_continued(
+    name: str, config: NatixDinov3Config, label_names: list[str], options: dict[str, Any], reuse_head: bool
+) -> None:
+    """Raise `UserError` if a run's head does not fit the classes of the data or the options of the recipe."""
     known = list(config.id2label.values())
     where = f"model_name_or_path {name!r}"
     if len(known) != len(label_names):
@@ -366,20 +390,15 @@ def _continued(
             f"would be used under other names ({pairs}): add --reuse_head true if you want that, give the data's "
             "classes the model's names, or start from a backbone"
         )
-    if wanted["views"] != config.views:
+    if options["views"] != config.views:
         raise UserError(
             f"{where}: it was trained on {views_text(config.views)}, the recipe asks for "
-            f"{views_text(wanted['views'])}: set views, views_grid, views_top_k and views_aggregate as in training, "
+            f"{views_text(options['views'])}: set views, views_grid, views_top_k and views_aggregate as in training, "
             "or start from a backbone"
         )
-    for option, value in wanted.items():
+    for option, value in options.items():
         if value != getattr(config, option):
             raise UserError(
                 f"{where}: it was trained with {option} {getattr(config, option)!r}, the recipe says {value!r}: "
                 f"set {option} to {getattr(config, option)!r}, or start from a backbone"
             )
-    model = _strictly(NatixDinov3ForImageClassification, name, folder, **options)
-    model.config.id2label = dict(enumerate(label_names))
-    model.config.label2id = {label: index for index, label in enumerate(label_names)}
-    model.set_calibration(1.0, 0.0)
-    return model

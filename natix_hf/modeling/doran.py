@@ -55,11 +55,6 @@ def is_doran(model: nn.Module) -> bool:
     return any(isinstance(module, DoranLinear) for module in model.modules())
 
 
-def register_doran(config: LoraConfig) -> None:
-    """Make peft build `DoranLinear` instead of its own layer; this setting is not saved with the config."""
-    config._register_custom_module({nn.Linear: DoranLinear})
-
-
 def share_first_matrices(model: nn.Module) -> None:
     """Let the query and value layers of each block share their first matrices.
 

@@ -450,6 +450,10 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             raise ValueError(
                 f"isotonic: expected {self.config.num_labels} entries, one per class; found {len(isotonic)}"
             )
+        self._adopt(isotonic, decision, views_exit)
+
+    def _adopt(self, isotonic: Any = None, decision: Any = None, views_exit: Any = None) -> None:
+        """Set the parts of the calibration that are not tensors, and write all of it into the config."""
         for module in self.modules():  # peft keeps two heads: the original and the trained one
             if isinstance(module, NatixDinov3Head):
                 module.isotonic, module.views_exit = isotonic, views_exit
@@ -463,11 +467,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
 
     def adopt_adapter(self) -> None:
         """Take over the calibration of a loaded adapter's head, and drop the base's calibration."""
-        for module in self.modules():
-            if isinstance(module, NatixDinov3Head):
-                module.isotonic = module.views_exit = None
-        self.config.isotonic = self.config.decision = self.config.views_exit = None
-        self.adopt_calibration()
+        self._adopt()
 
     def check_calibration(self) -> None:
         """Compare the head's calibration with the config's.

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from natix_hf.errors import UserError
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
+from natix_hf.modeling.exports.export_form import labels_of
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 # (hidden, layers, heads, intermediate, gated MLP) of the published backbones. timm's names without `_qkvb` are models
@@ -138,7 +139,7 @@ def stock_model(model: NatixDinov3ForImageClassification) -> PreTrainedModel:
     if reason := refusal(model.config):
         raise UserError(f"--format stock cannot hold this model: {reason}: {WAY_OUT}")
     name, arguments = architecture(model.config)
-    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    labels = labels_of(model)
     # No pretrained_cfg: transformers takes a config that has one for a timm checkpoint and prepares photos like timm.
     config = TimmWrapperConfig(
         architecture=name,

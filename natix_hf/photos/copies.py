@@ -263,9 +263,8 @@ def photo_copies(
     if missing := copies.find():
         check_writable(folder, "cache_dir")
         for leftover in folder.glob(".*.tmp.safetensors"):
-            if (
-                time.time() - leftover.stat().st_mtime > 3600
-            ):  # left by a killed pass; a running pass keeps such a file only for a moment
+            # A running pass keeps such a file for a moment only, so an old one was left by a killed pass.
+            if time.time() - leftover.stat().st_mtime > 3600:
                 leftover.unlink(missing_ok=True)
         copies.make(missing, num_proc or min(os.cpu_count() or 1, len(missing) // MANY), progress)
         if copies.find():

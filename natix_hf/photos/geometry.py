@@ -292,8 +292,8 @@ def image_size_of(numbers: Sequence[int]) -> int | list[int]:
         UserError: if there are more than two numbers, or if one is not positive.
     """
     if len(numbers) > 2 or min(numbers) < 1:
-        given = " ".join(map(str, numbers))
-        raise UserError(f"image_size: expected one number (a square) or height and width, found {given}")
+        typed = " ".join(map(str, numbers))
+        raise UserError(f"image_size: expected one number (a square) or height and width, found {typed}")
     return numbers[0] if len(set(numbers)) == 1 else list(numbers)
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.cascade import TwoModels
-from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_record import NOT_FINISHED, RunRecord
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
@@ -61,7 +61,7 @@ def finished(folder: str | Path) -> Path:
     if not (run / "run.json").is_file():
         raise UserError(f"{folder}: no run.json, so it is not a run of natix_hf: give the folder of a run")
     if status(run) != "finished":
-        raise UserError(f"{folder}: the run is not finished: finish it with --resume_from_checkpoint true first")
+        raise UserError(f"{folder}: {NOT_FINISHED}")
     if RunRecord.read(run).purpose == "sweep":
         raise UserError(f"{folder}: {SWEPT}")
     if RunRecord.read(run).purpose == "pretrain":

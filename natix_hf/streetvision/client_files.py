@@ -262,14 +262,16 @@ def _call(
 
 def upgrade_hint(message: str) -> str:
     """`; ` and an upgrade that works, if a client's message shows too old packages; else an empty text."""
-    installed = {
-        name: tuple(map(int, version.split("."))) for name, version in _VERSION.findall(message.partition(":")[0])
-    }
-    least = {name: tuple(map(int, version.split("."))) for name, version in SMALLEST.items()}
+    installed = {name: _numbers(version) for name, version in _VERSION.findall(message.partition(":")[0])}
+    least = {name: _numbers(version) for name, version in SMALLEST.items()}
     if installed.get("transformers", (4,))[0] >= 5:
-        least["timm"] = tuple(map(int, TIMM_FOR_5.split(".")))
+        least["timm"] = _numbers(TIMM_FOR_5)
     old = any(installed[name] < least[name] for name in installed)
     return f"; {pinned_line()}" if old or any(sign in message for sign in _TOO_OLD) else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 def pinned_line() -> str:

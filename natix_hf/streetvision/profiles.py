@@ -210,7 +210,7 @@ def cached_photo(source: Source) -> Image.Image:
     """
     image = stored_photo(source)
     if image.format in ("JPEG", "MPO"):
-        image = _coded(image)
+        return jpeg(image)
     return image.convert("RGB")
 
 
@@ -239,10 +239,6 @@ def apply_challenge(image: Image.Image, challenge: Challenge) -> Image.Image:
 
 def jpeg(image: Image.Image) -> Image.Image:
     """The photo in RGB after encoding and decoding it as JPEG at the validators' quality."""
-    return _coded(image).convert("RGB")
-
-
-def _coded(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
-    return Image.open(file)
+    return Image.open(file).convert("RGB")

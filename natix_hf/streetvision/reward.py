@@ -241,40 +241,7 @@ def reward_document(
         days, challenges, seed: see `simulate`.
         n_boot: number of resamples of groups for the intervals.
     """
-    entries = []
-    for part in photos:
-        labels = (np.asarray(part.labels) == positive).astype(np.int64)
-        groups = np.arange(len(labels)) if part.groups is None else np.asarray(part.groups)
-        facts = {
-            "profile": part.profile,
-            **({} if part.how_sent is None else {"sent": part.how_sent}),
-            "source": part.source,
-            "n": len(labels),
-            "groups": len(np.unique(groups)),
-            "positives": int(labels.sum()),
-        }
-        if labels.all() or not labels.any():
-            why = f"all photos are {label_names[positive if labels.all() else 1 - positive]}"
-            entries.append(RewardEntry(**facts, left_out=why))
-            continue
-        predictions = softmax(part.logits)[:, positive]
-        right = (predictions > 0.5) == (labels == 1)
-        simulated = simulate(predictions, labels, days=days, challenges=challenges, seed=seed)
-        value = float(simulated.reward.mean())
-        low, high = _interval(value, right, labels, groups, n_boot, seed)
-        ends = {"value": value, "low": low, "high": high}
-        entries.append(
-            RewardEntry(
-                **facts,
-                recall=float(right[labels == 1].mean()),
-                specificity=float(right[labels == 0].mean()),
-                reward=Ranged(**ends),
-                day_reward=_quantiles(simulated.reward),
-                day_score=_quantiles(simulated.score),
-                relative_pay=Ranged(**{end: number / field.mean for end, number in ends.items()}),
-                percentile=Ranged(**{end: field.percentile(number) for end, number in ends.items()}),
-            )
-        )
+    simulation = {"days": days, "challenges": challenges, "n_boot": n_boot, "seed": seed}
     return Reward(
         split=split,
         positive_label=label_names[positive],
@@ -286,7 +253,50 @@ def reward_document(
         challenges=challenges,
         seed=seed,
         field=field.document(),
-        entries=entries,
+        entries=[_entry(part, field, label_names, positive, **simulation) for part in photos],
+    )
+
+
+def _entry(
+    photos: Photos,
+    field: Field,
+    label_names: Sequence[str],
+    positive: int,
+    *,
+    days: int,
+    challenges: int,
+    n_boot: int,
+    seed: int,
+) -> RewardEntry:
+    """The simulated reward of one set of photos; arguments as in `reward_document`."""
+    labels = (np.asarray(photos.labels) == positive).astype(np.int64)
+    groups = np.arange(len(labels)) if photos.groups is None else np.asarray(photos.groups)
+    facts = {
+        "profile": photos.profile,
+        **({} if photos.how_sent is None else {"sent": photos.how_sent}),
+        "source": photos.source,
+        "n": len(labels),
+        "groups": len(np.unique(groups)),
+        "positives": int(labels.sum()),
+    }
+    if labels.all() or not labels.any():
+        why = f"all photos are {label_names[positive if labels.all() else 1 - positive]}"
+        return RewardEntry(**facts, left_out=why)
+    predictions = softmax(photos.logits)[:, positive]
+    right = (predictions > 0.5) == (labels == 1)
+    simulated = simulate(predictions, labels, days=days, challenges=challenges, seed=seed)
+    value = float(simulated.reward.mean())
+    low, high = _interval(value, right, labels, groups, n_boot, seed)
+    ends = {"value": value, "low": low, "high": high}
+    return RewardEntry(
+        **facts,
+        recall=float(right[labels == 1].mean()),
+        specificity=float(right[labels == 0].mean()),
+        reward=Ranged(**ends),
+        day_reward=_quantiles(simulated.reward),
+        day_score=_quantiles(simulated.score),
+        relative_pay=Ranged(**{end: number / field.mean for end, number in ends.items()}),
+        percentile=Ranged(**{end: field.percentile(number) for end, number in ends.items()}),
     )
 
 

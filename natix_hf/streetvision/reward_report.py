@@ -15,6 +15,12 @@ from natix_hf.report.robustness import sent_text
 from natix_hf.report.sections import Cell, Section, figure_cell
 from natix_hf.streetvision.reward import HALTED, SENT_LAST
 
+# Of the score after a day: lower and upper quantile, percentage of days between them, line.
+DAY_RANGES = (
+    ("0.05", "0.95", 90, {"linewidth": 1.2}),
+    ("0.25", "0.75", 50, {"linewidth": 5, "alpha": 0.5, "solid_capstyle": "butt"}),
+)
+
 
 def reward_lines(document: Reward) -> list[str]:
     """The lines that a command prints: one for each entry over all sources, then the field."""
@@ -104,22 +110,9 @@ def reward_figure(document: Reward, path: str | Path) -> None:
     for place, entry in enumerate(entries):
         score, mean = entry.day_score, entry.reward
         first = place == 0
-        axes.plot(
-            [score["0.05"], score["0.95"]],
-            [place, place],
-            color=BLUE,
-            linewidth=1.2,
-            label="score at the end of a day, 90 % of days" if first else None,
-        )
-        axes.plot(
-            [score["0.25"], score["0.75"]],
-            [place, place],
-            color=BLUE,
-            linewidth=5,
-            alpha=0.5,
-            solid_capstyle="butt",
-            label="score at the end of a day, 50 % of days" if first else None,
-        )
+        for low, high, share, style in DAY_RANGES:
+            label = f"score at the end of a day, {share} % of days" if first else None
+            axes.plot([score[low], score[high]], [place, place], color=BLUE, label=label, **style)
         axes.errorbar(
             mean.value,
             place + 0.28,

@@ -6,11 +6,11 @@ rotation, crop and noise, and differ in nothing else.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from natix_hf.files import text_seed
 from natix_hf.streetvision.distortions import SEVERITIES
 from natix_hf.streetvision.profiles import PROFILES, apply_challenge, check_profile, draw_challenge
 
@@ -51,8 +51,7 @@ def cases_of(profile: str) -> list[Case]:
 
 def photo_seed(profile: str, row_id: str, view: int = 0) -> int:
     """The 63-bit seed of the random choices for one photo."""
-    digest = hashlib.blake2b(f"{profile}\0{row_id}\0{view}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return text_seed(f"{profile}\0{row_id}\0{view}")
 
 
 def sent_photo(image: Image.Image, case: Case, row_id: str) -> Image.Image:

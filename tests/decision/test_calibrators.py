@@ -241,6 +241,12 @@ def test_parts_add_up_and_the_folded_threshold_decides_at_one_half():
     assert (decided != calibration.calibrated(logits).argmax(axis=1)).any()
 
 
+def test_with_three_classes_the_largest_calibrated_logit_decides():
+    shift = np.array([0.0, 0.0, 1.0])
+    calibration = Calibration("vector", np.full(3, 2.0), shift, np.zeros(3), np.zeros(3), positive=1)
+    assert calibration.decisions(np.array([[1.9, 0.0, 0.0], [2.1, 0.0, 0.0], [0.0, 4.0, 1.0]])).tolist() == [2, 0, 1]
+
+
 @pytest.mark.parametrize("positive", [0, 1])
 def test_a_probability_at_the_threshold_is_no_positive(positive):
     zeros = np.zeros(2)

@@ -144,6 +144,9 @@ def test_lines_name_classes_numbers_and_confidence():
     assert f"{negatives} photos of None in {cameras} groups" in capacity_line(document, ("None", "Roadwork"))
     none = control_risk(scores, is_positive, groups, risk="fpr", alpha=0.001)
     assert guarantee_line(none).startswith("no guarantee: risk_alpha 0.001 is out of reach")
+    precise = control_risk(scores, is_positive, groups, risk="precision", alpha=0.4, prevalence=0.5)
+    expected = "with 90% confidence at least 60.00% of the answers Roadwork are right at prevalence 0.5"
+    assert guarantee_line(precise, ("None", "Roadwork")).startswith(expected)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,10 @@ def test_a_difference_is_named_and_no_proof_is_written(exports, tmp_path):
         square = {"height": 32, "width": 32}
         write_json(path, read_json(path) | {"do_center_crop": False, "size": square})
 
+    def foreign(folder: Path) -> None:
+        write_json(folder / "export.json", read_json(folder / "export.json") | {"format": "tflite"})
+
+    differs(exports, tmp_path, "merged", "format: expected one of .*; found tflite: export the run again", foreign)
     differs(exports, tmp_path, "stock", "logits: expected to differ by at most .*, found up to 0.01", heavier)
     differs(exports, tmp_path, "stock", "None, Roadwork, in this order; found Roadwork, None:", turned)
     differs(exports, tmp_path, "stock", "pixels: expected to differ by at most", squashed)

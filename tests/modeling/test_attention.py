@@ -10,7 +10,7 @@ import torch
 
 from natix_hf.errors import UserError
 from natix_hf.modeling import attention
-from natix_hf.modeling.attention import Attention, attention_of, check_attention, choose_attention
+from natix_hf.modeling.attention import Attention, attention_of, choose_attention
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -19,7 +19,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize("bf16", [False, True])
 def test_an_attention_that_runs_passes_and_does_not_change_the_random_state(name, bf16):
     before = torch.get_rng_state()
-    check_attention(name, bf16=bf16, device="cpu")
+    choose_attention(name, bf16=bf16, device=CPU)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -36,7 +36,7 @@ def test_an_attention_that_runs_passes_and_does_not_change_the_random_state(name
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the refusals of a machine without a GPU")
 def test_an_attention_that_does_not_run_is_refused_in_one_line_with_the_reason(name, reason):
     with pytest.raises(UserError, match=reason) as caught:
-        check_attention(name, device="cpu")
+        choose_attention(name, device=CPU)
     assert repr(name) in str(caught.value)
     assert "--attn_implementation auto" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -181,7 +181,7 @@ def test_the_head_has_the_checkpoint_s_size_and_both_precisions_are_tried(monkey
         return sdpa(query, key, value, **kwargs)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", looked_at)
-    check_attention("sdpa", backbone, bf16=bf16, device=CPU)
+    choose_attention("sdpa", backbone, bf16=bf16, device=CPU)
     assert seen == [(size, False, True)] + [(size, True, True)] * bf16
 
 
@@ -195,4 +195,4 @@ def test_what_runs_in_bf16_alone_is_refused_since_features_and_maps_are_float32(
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", half_alone)
     with pytest.raises(UserError, match="only support fp16 and bf16"):
-        check_attention("sdpa", bf16=True, device=CPU)
+        choose_attention("sdpa", bf16=True, device=CPU)

@@ -22,8 +22,8 @@ CALIBRATORS: dict[str, Calibrator] = {
 
 def check_candidates(candidates: Sequence[str]) -> None:
     """Raise `UserError` for an unknown or repeated name."""
-    found = " ".join(candidates) or "nothing"
+    shown = " ".join(candidates) or "nothing"
     if not candidates or any(name not in CALIBRATORS for name in candidates):
-        raise UserError(f"calibrator: expected one or more of {', '.join(CALIBRATORS)}; found {found}")
+        raise UserError(f"calibrator: expected one or more of {', '.join(CALIBRATORS)}; found {shown}")
     if len(set(candidates)) < len(candidates):
-        raise UserError(f"calibrator: {found}: a name is given twice, remove one")
+        raise UserError(f"calibrator: {shown}: a name is given twice, remove one")

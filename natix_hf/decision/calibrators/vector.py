@@ -47,11 +47,11 @@ def vector_objective(
     true = np.zeros((n, classes))
     true[rows, labels] = 1.0
     # Real rows have weight 1; the imaginary mistake adds 1/n to each row, spread over its wrong classes.
-    wanted = true + (1 - true) / (classes - 1) / n
+    targets = true + (1 - true) / (classes - 1) / n
     normaliser = scipy.special.logsumexp(z, axis=1)
-    value = (1 + 1 / n) * normaliser.sum() - (wanted * z).sum()
+    value = (1 + 1 / n) * normaliser.sum() - (targets * z).sum()
     value += alike / 2 * (scale_pull * ((scale - 1) ** 2).sum() + BIAS_PULL * (bias**2).sum())
-    residual = (1 + 1 / n) * np.exp(z - normaliser[:, None]) - wanted
+    residual = (1 + 1 / n) * np.exp(z - normaliser[:, None]) - targets
     by_scale = (residual * logits).sum(axis=0) + alike * scale_pull * (scale - 1)
     return float(value), by_scale, residual.sum(axis=0) + alike * BIAS_PULL * bias
 

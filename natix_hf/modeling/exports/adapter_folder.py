@@ -26,10 +26,11 @@ from natix_hf.modeling.checkpoints import (
     load_backbone,
     load_processor,
     local_folder,
+    on_backbone,
     read_config,
 )
 from natix_hf.modeling.exports.export_form import FinishedModel
-from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
+from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 # Two machines round a merged weight differently in its last bits; another base differs far more.
 SAME = {"rtol": 1e-3, "atol": 1e-5}
@@ -53,11 +54,8 @@ def write_adapter(
     if not (run / "adapter" / "adapter_config.json").is_file():
         raise UserError(f"{run}: no adapter/ folder, because only LoRA runs have one: use --format merged or stock")
     recipe = read_recipe(run)
-    name = recipe.get("model_name_or_path") or read_json(run / "adapter" / "adapter_config.json").get(
-        "base_model_name_or_path"
-    )
-    if not name:
-        raise UserError(f"{run}: the base of its adapter is unknown: add model_name_or_path to its recipe.yaml")
+    adapter = read_json(run / "adapter" / "adapter_config.json")
+    name = recipe.get("model_name_or_path") or adapter["base_model_name_or_path"]
     revision = recipe.get("model_revision")
     base_name = base_id or (str(Path(base_output).expanduser().absolute()) if base_output else None)
     if base_name is None:
@@ -70,7 +68,6 @@ def write_adapter(
 
     describe_adapter(model, processor, base_fingerprint, folder)
     shutil.copyfile(run / "adapter" / "adapter_model.safetensors", folder / "adapter_model.safetensors")
-    adapter = read_json(run / "adapter" / "adapter_config.json")
     write_json(folder / "adapter_config.json", adapter | {"base_model_name_or_path": base_name, "revision": None})
 
 
@@ -128,11 +125,7 @@ def _base(
     config = copy.deepcopy(model.config)
     config.temperature = config.logit_bias = config.isotonic = config.decision = None
     config.views_exit = config.merged_adapter = None
-    with torch.device("meta"):
-        base = NatixDinov3ForImageClassification(config)
-    backbone.config.name_or_path = ""
-    base.backbone = backbone
-    base.head = NatixDinov3Head(config)
+    base = on_backbone(backbone, config)
     for parameter in base.head.parameters():
         torch.nn.init.zeros_(parameter)
     return base.eval()

@@ -80,13 +80,13 @@ def chosen_form(forms: dict[str, type[ExportForm]], name: str, **options: Any) -
     """
     if name not in forms:
         raise UserError(f"--format: expected one of {', '.join(forms)}; found {name}")
-    own = {field.name for field in fields(forms[name])}
+    accepted = {field.name for field in fields(forms[name])}
     for form in forms.values():
         for field in fields(form):
             value = options.get(field.name, field.default)
-            if field.name not in own and value != field.default:
+            if field.name not in accepted and value != field.default:
                 raise UserError(f"--{field.name} {value}: --format {name} {form.elsewhere[field.name]}")
-    return forms[name](**{key: value for key, value in options.items() if key in own})
+    return forms[name](**{key: value for key, value in options.items() if key in accepted})
 
 
 def write_processor(processor: Any, folder: Path) -> None:

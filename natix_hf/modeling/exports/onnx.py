@@ -120,24 +120,22 @@ def export_onnx(model: Any, path: Path, shape: tuple[int, ...]) -> int:
         shape: `([views,] 3, H, W)` of a prepared photo; the graph takes any batch size.
 
     Returns:
-        The version of ONNX's operators (opset) that the graph uses.
+        The version of ONNX's operators (opset).
 
     Raises:
         UserError: the exporter's packages are not installed.
     """
     try:
-        import onnx
+        import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
         raise UserError(f"--format onnx needs onnx, onnxscript and onnxruntime: {INSTALL}") from None
     from natix_hf.modeling.exports.graph_files import LogitsAlone
 
-    write_graph(LogitsAlone(model), path, "pixel_values", shape, "logits")
-    opsets = onnx.load(str(path), load_external_data=False).opset_import
-    return next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx"))
+    return write_graph(LogitsAlone(model), path, "pixel_values", shape, "logits")
 
 
-def write_graph(module: Any, path: Path, takes: str, shape: tuple[int, ...], gives: str) -> None:
+def write_graph(module: Any, path: Path, takes: str, shape: tuple[int, ...], gives: str) -> int:
     """Write a module with one input and one output as a graph; weights over 1.8 GB go into `<path>.data`.
 
     Args:
@@ -145,6 +143,9 @@ def write_graph(module: Any, path: Path, takes: str, shape: tuple[int, ...], giv
         path: output file, ends in `.onnx`.
         takes, gives: names of input and output; `takes` must be the name of the argument of `forward`.
         shape: shape of the input without the batch dimension; the graph takes any batch size.
+
+    Returns:
+        The version of ONNX's operators (opset).
     """
     import onnx
     import torch
@@ -169,3 +170,4 @@ def write_graph(module: Any, path: Path, takes: str, shape: tuple[int, ...], giv
     for node in onnx_model.graph.node:
         del node.metadata_props[:]  # source lines with their paths on this machine
     onnx.save(onnx_model, str(path))
+    return next(entry.version for entry in onnx_model.opset_import if entry.domain in ("", "ai.onnx"))
