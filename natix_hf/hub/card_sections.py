@@ -16,6 +16,7 @@ from natix_hf.documents.reward import Reward
 from natix_hf.documents.run_record import Prefix
 from natix_hf.hub.card_text import cell
 from natix_hf.hub.privacy import Names, shown_reward
+from natix_hf.report.decision_lines import shown_classes
 from natix_hf.report.sections import STAGES, Cell, Section, count_cell, figure_cell
 from natix_hf.report.summary import sentence
 
@@ -95,7 +96,7 @@ def _rows_text(calibration: CalibrationFile) -> str:
 
 def _prior_lines(calibration: CalibrationFile, names: Sequence[str], rows: str) -> list[str]:
     prior = calibration.prior
-    shown = [calibration.positive] if len(names) == 2 else range(len(names))
+    shown = shown_classes(calibration.positive, len(names))
     if prior.target:
         shares = ", ".join(f"{cell(names[k])} {prior.seen[k]:.1%} -> {prior.target[k]:.1%}" for k in shown)
         return [f"Class shares: adjusted from those of {rows} to those expected in use: {shares}."]

@@ -10,7 +10,6 @@ augmentation and mixing before any photo is read.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
 
 from natix_hf.errors import UserError
+from natix_hf.files import text_seed
 from natix_hf.inference.augment import check_augment, needs_whole_photo
 from natix_hf.options import off
 from natix_hf.training.speed_options import SpeedOptions
@@ -50,9 +50,8 @@ class Mixing:
         Returns:
             the batch with mixed `pixel_values`, and `labels` `(n, classes)` float with rows that sum to 1.
         """
-        digest = hashlib.blake2b(" ".join(map(str, seeds)).encode(), digest_size=8).digest()
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int.from_bytes(digest, "big") >> 1)
+            torch.default_generator.manual_seed(text_seed(" ".join(map(str, seeds))))
             cut = self.mixup is None or (self.cutmix is not None and float(torch.rand(())) < self.switch_prob)
             mix = self.cutmix if cut else self.mixup
             pixels = batch["pixel_values"]
