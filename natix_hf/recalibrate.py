@@ -13,7 +13,6 @@ python -m natix_hf.recalibrate runs/lora --tta flip --output runs/mirrored
 
 from __future__ import annotations
 
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -53,7 +52,7 @@ def main(argv: list[str]) -> None:
     from natix_hf.photos.geometry import Geometry
     from natix_hf.runs import recalibrate_model as room
     from natix_hf.runs.calibrated_model import CalibratedModel
-    from natix_hf.runs.folder import check_one_model
+    from natix_hf.runs.folder import check_one_model, predict_line
     from natix_hf.runs.photos_of_run import calibration_rows
 
     check_one_model(given.model, "natix_hf.recalibrate")
@@ -103,7 +102,7 @@ def main(argv: list[str]) -> None:
     room.write_copy(folder, output, model.calibration, decided, report, predicted, lines, other_size and geometry)
     print("\n".join(lines))
     print(f"{output}: the model with this calibration; {given.model} is unchanged")
-    print(f"next: natix-hf predict {shlex.quote(str(output))} PHOTOS --output predictions.csv")
+    print(predict_line(output))
 
 
 def _estimate(given, output: Path, model: CalibratedModel, own: OwnPhotos, logits, about: dict) -> None:

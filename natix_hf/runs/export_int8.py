@@ -20,6 +20,7 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import PARTS, LockedSplits
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.changed_decisions import changed_share
+from natix_hf.decision.exit_options import without_exits
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.export import Export
 from natix_hf.documents.ledger import note_reads
@@ -133,8 +134,7 @@ def check_run(run: Path) -> None:
     calibration = CalibrationFile.read(run) if CalibrationFile.there(run) else None
     if calibration is not None and calibration.cascade is not None:
         raise UserError(
-            f"--dtype int8: {run} has early exits, and an int8 graph has only one stage: remove the exits first with "
-            f"python -m natix_hf.calibrate {run} --views_exit none"
+            f"--dtype int8: {run} has early exits, and an int8 graph has only one stage: {without_exits(run)}"
         )
     if calibration is not None and calibration.calibrate_on != "clean":
         raise UserError(

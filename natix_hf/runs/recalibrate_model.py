@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard
 from natix_hf.data.own_photos import label_and_group
 from natix_hf.decision.at_shares import before_and_after, figures_at_shares
 from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.exit_options import without_exits
 from natix_hf.decision.group_bounds import Groups
 from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
@@ -81,7 +82,7 @@ def check_changeable(folder: Path, name: str) -> None:
     if read_json(folder / "config.json").get("views_exit"):
         raise UserError(
             f"{name}: its early exits were chosen on its own val_calib, so it cannot be recalibrated (photos without "
-            f"labels give a report): remove the exits first with python -m natix_hf.calibrate {name} --views_exit none"
+            f"labels give a report): {without_exits(name)}"
         )
 
 
@@ -97,12 +98,11 @@ def certifiable_line(
     Raises:
         UserError: the requested rate is below it.
     """
-    of = [Groups.of(groups[labels == k], int(np.sum(labels == k))) for k in (1 - positive, positive)]
-    smallest = smallest_alpha(*of, risk=options.risk, delta=options.risk_delta, prevalence=options.prevalence)
+    of = {k: Groups.of(groups[labels == k], int(np.sum(labels == k))) for k in (1 - positive, positive)}
+    smallest = smallest_alpha(*of.values(), risk=options.risk, delta=options.risk_delta, prevalence=options.prevalence)
+    bounding = {"fpr": [1 - positive], "fnr": [positive]}.get(options.risk, list(of))  # the classes that a rate is of
     counts = " and ".join(
-        f"{int(one.sizes.sum())} photos of {names[k]} in {len(one.sizes)} groups"
-        for k, one in zip((1 - positive, positive), of, strict=True)
-        if options.risk not in ("fpr", "fnr") or (options.risk == "fpr") == (k != positive)
+        f"{int(of[k].sizes.sum())} photos of {names[k]} in {len(of[k].sizes)} groups" for k in bounding
     )
     sure = f"with {1 - options.risk_delta:.0%} confidence"
     if options.risk == "precision":

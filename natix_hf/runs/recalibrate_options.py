@@ -10,7 +10,7 @@ from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.errors import CommandParser, UserError
 from natix_hf.files import check_folder, check_new_folder
 from natix_hf.inference.view_options import add_size_options, add_views_option, check_speed
-from natix_hf.runs.decision_options import DecisionOptions
+from natix_hf.runs.decision_options import DecisionOptions, add_fold_threshold
 
 RATES = {
     "max_fpr": "highest share of negatives that are called positive",
@@ -39,9 +39,7 @@ def parser(description: str) -> CommandParser:
     both = ["temperature", "vector"]  # these photos may come in other class shares than the model learnt: a bias
     made.add_argument("--calibrator", nargs="+", default=both, help=f"one or more of {', '.join(CALIBRATORS)}")
     made.add_argument("--threshold_metric", default="mcc", help="mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P")
-    made.add_argument(
-        "--fold_threshold", choices=["true", "false"], default="false", help="true: decide at the best threshold"
-    )
+    add_fold_threshold(made, default=False)
     made.add_argument("--unlabelled", action="store_true", help="do not read labels, even if there are class folders")
     made.add_argument("--image_column_name", default="image", help="column of photos, for a data set")
     made.add_argument("--label_column_name", default="label", help="column of labels, for a data set")
@@ -93,7 +91,7 @@ def asked_options(given: Namespace) -> DecisionOptions:
         calibrator=given.calibrator,
         target_prior=None if given.prevalence is None else [given.prevalence],
         threshold_metric=given.threshold_metric,
-        fold_threshold=given.fold_threshold == "true",
+        fold_threshold=given.fold_threshold,
         risk_delta=round(1 - given.confidence, 12),
         prevalence=given.prevalence,
         **promised,
