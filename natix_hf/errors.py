@@ -99,13 +99,8 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
         if words := unknown_words():
             raise UserError(f"{SWITCH}: expected {', '.join(TRICKS)} or all, found {', '.join(words)}")
         main(arguments)
-    except UserError as error:
-        if debug:
-            raise
-        print(f"{_bold_red('error:', sys.stderr)} {one_line(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
     except Exception as error:
-        fault = _disk_fault(error)
+        fault = one_line(error) if isinstance(error, UserError) else _disk_fault(error)
         if debug or fault is None:
             raise
         print(f"{_bold_red('error:', sys.stderr)} {fault}", file=sys.stderr)

@@ -72,11 +72,6 @@ def decision_of(recipe: Mapping[str, RecipeValue]) -> DecisionOptions:
     return DecisionOptions(**{key: value for key, value in recipe.items() if key in known and value is not None})
 
 
-def split_as_sent(split: str, profile: str) -> str:
-    """The file name in `predictions/` of a split as a challenge profile sends it."""
-    return split if profile == "clean" else f"{split}@{profile.replace('/', '-').replace('@', '-')}"
-
-
 def calibrate_run(
     run: Path,
     options: DecisionOptions | None = None,
@@ -119,10 +114,11 @@ def _fitted(
     """The calibration of a run, and the rows it was fitted on: step, part of val_calib, number of rows."""
     names, positive = splits.label_names, record.positive
     target = check_decision(options, names, positive)
-    split = split_as_sent("val_calib", options.calibrate_on)
+    profile = options.calibrate_on
+    split = "val_calib" if profile == "clean" else f"val_calib@{profile.replace('@', '-')}"
     if split != "val_calib" and not (run / "predictions" / f"{split}.parquet").is_file():
         raise UserError(
-            f"calibrate_on: {options.calibrate_on} given, but {run} has no predictions on val_calib under this "
+            f"calibrate_on: {profile} given, but {run} has no predictions on val_calib under this "
             "profile: train with that key, or leave it out"
         )
     rows = read_predictions(run, split, "fit")
@@ -137,7 +133,7 @@ def _fitted(
     combined = None
     if exit_of(options):
         sent = (run / "predictions" / "robustness").glob("*.parquet")
-        profiles = [options.calibrate_on, *(path.stem for path in sorted(sent))]
+        profiles = [profile, *(path.stem for path in sorted(sent))]
         risk = {"risk": options.risk, "risk_delta": options.risk_delta}
         check_exit(options, two_stages=rows.whole is not None, profiles=profiles, **risk)
         control = read_predictions(run, split, "control")
@@ -151,8 +147,8 @@ def _fitted(
     update: dict[str, Any] = {"cascade": combined and combined.cascade}
     if split != "val_calib":
         clean = read_predictions(run, "val_calib", "fit")
-        fits = {"clean": decide(clean, *settings, fitted_on="val_calib/fit"), options.calibrate_on: document}
-        fitted_rows = {"clean": clean, options.calibrate_on: rows}
+        fits = {"clean": decide(clean, *settings, fitted_on="val_calib/fit"), profile: document}
+        fitted_rows = {"clean": clean, profile: rows}
         update["compared"] = {name: _compared(fit, fitted_rows) for name, fit in fits.items()}
         update["sent"] = sent_as(run / "predictions" / f"{split}.parquet")
     if options.risk != "none":

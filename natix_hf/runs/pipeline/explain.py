@@ -20,13 +20,11 @@ def explained(run: Path, name: str) -> list[str]:
     run = Path(run).expanduser()
     if not (run / "steps").is_dir():
         raise UserError(f"{run}: no steps/ folder, so the origin of its files is unknown: give the folder of a run")
-    steps = list({one.name: one for chain in CHAINS.values() for one in chain}.values())
-    records = {step.name: StepRecord.of(run, step.name) for step in (*steps, EXPORT, PROVE)}
-    records = {key: record for key, record in records.items() if record is not None}
+    kinds = {step.name: step for chain in (*CHAINS.values(), (EXPORT, PROVE)) for step in chain}
+    records = {name: record for name in kinds if (record := StepRecord.of(run, name)) is not None}
     if not any(name in record.writes for record in records.values()):
         known = sorted({file for record in records.values() for file in record.writes})
         raise UserError(f"{run}: no step wrote {name}: the steps wrote {', '.join(known[:20])}")
-    kinds = {step.name: step for step in (*steps, EXPORT, PROVE)}
     versions = [record.versions for record in records.values()]
     alike = all(one == versions[0] for one in versions)
     lines = [f"all steps with {_packages(versions[0])}"] if alike else []
