@@ -36,7 +36,7 @@ from natix_hf.files import read_recipe
 from natix_hf.logits import softmax
 from natix_hf.options import RecipeValue
 from natix_hf.resampling import group_numbers
-from natix_hf.runs.calibrate_cascade import StageLogits, cascade_rows, stages_of
+from natix_hf.runs.calibrate_cascade import cascade_rows, stages_of
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import check_classes, read_predictions, sent_as
 from natix_hf.runs.steps import CALIBRATE, COMBINE, PREDICT, carried_out
@@ -138,8 +138,7 @@ def _fitted(
         check_exit(options, two_stages=rows.whole is not None, profiles=profiles, **risk)
         control = read_predictions(run, split, "control")
         stages = stages_of(run, trained)
-        both = StageLogits.of(rows), StageLogits.of(control)
-        combined = cascade_rows(*both, options, names, positive, **stages._asdict())
+        combined = cascade_rows(rows, control, options, names, positive, **stages._asdict())
         rows, trained = combined.fit, combined.trained
         used.append(("early exits", "control", len(control.label)))
     settings = options, target, names, positive, trained

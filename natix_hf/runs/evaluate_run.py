@@ -22,6 +22,7 @@ from natix_hf.files import fingerprint_bytes
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
 from natix_hf.runs import folder as run_folder
+from natix_hf.runs.calibrate_cascade import stage_rows
 from natix_hf.runs.calibrate_run import carried
 from natix_hf.runs.figures_by_stage import stages_document
 from natix_hf.runs.measure_robustness import challenge_documents
@@ -109,8 +110,6 @@ def _cascade(run: Path, fitted: CalibrationFile) -> CascadeFigures | None:
     """Cost and accuracy loss of early exits on `val_test`; None for a run without them."""
     if fitted.cascade is None:
         return None
-    from natix_hf.decision.cascade import StageRows, cascade_figures
+    from natix_hf.decision.cascade import cascade_figures
 
-    rows = read_predictions(run, "val_test")
-    stages = StageRows(rows.whole, rows.logits, rows.label, rows.group)
-    return cascade_figures(fitted.cascade, stages, fitted.positive)
+    return cascade_figures(fitted.cascade, stage_rows(read_predictions(run, "val_test")), fitted.positive)
