@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.errors import CommandParser, UserError, command
+from natix_hf.runs.decision_options import add_fold_threshold
 
 NUMBERS = ("risk_alpha", "risk_delta", "prevalence", "views_exit_alpha", "views_exit_delta")
 HELP = {
@@ -42,9 +43,7 @@ def command_line() -> CommandParser:
         nargs="+",
         help="expected class shares, for two classes the share of the positive one; or none",
     )
-    parser.add_argument(
-        "--fold_threshold", nargs="?", const="true", help="true: decide at the best threshold, by shifting it to 0.5"
-    )
+    add_fold_threshold(parser, default=None)
     parser.add_argument(
         "--views_exit",
         nargs="+",
@@ -96,19 +95,19 @@ def main(argv: list[str]) -> None:
     # Only a guarantee that is asked for here must be within reach; one from the recipe need not be.
     insist = any(name.startswith(("risk", "views_exit")) for name in given)
     options = replace(options_of(run), **_cast(given))
-    if table is None:
-        document = calibrate_run(run, options, insist=insist)
-    else:
+    deployment = None
+    if table is not None:
         if "target_prior" in given:
             raise UserError("--deployment, --target_prior: both give class shares: leave one of them out")
         target, deployment = deployment_prior(run, table)
         options = replace(options, target_prior=target)
-        document = calibrate_run(run, options, deployment=deployment, insist=insist)
-        names = read_certificate(run).label_names
+    document = calibrate_run(run, options, deployment=deployment, insist=insist)
+    names = read_certificate(run).label_names
+    if deployment is not None:
         print("\n".join(deployment_lines(deployment, names, document.positive)))
     if RunRecord.read(run).purpose != "cascade":  # a cascade does not change its two models
         recalibrate_weights(run, document)
-    print("\n".join(calibration_lines(document, read_certificate(run).label_names)))
+    print("\n".join(calibration_lines(document, names)))
     print(f"the figures in metrics.json are older; to compute them again: python -m natix_hf.evaluate {run}")
 
 
@@ -130,10 +129,6 @@ def _cascade(folders: list[str], output: str, given: dict) -> None:
 
 def _cast(given: dict) -> dict:
     """The options of the command line with the types of the recipe."""
-    if "fold_threshold" in given:
-        if given["fold_threshold"].lower() not in ("true", "false"):
-            raise UserError(f"fold_threshold: expected true or false, found '{given['fold_threshold']}'")
-        given["fold_threshold"] = given["fold_threshold"].lower() == "true"
     if given.get("views_exit") in (["none"], ["null"]):  # `null` as in a recipe
         given["views_exit"] = None
     if "target_prior" in given:

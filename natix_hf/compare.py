@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, command
+from natix_hf.files import check_writable, write_text
 
 
 def command_line() -> CommandParser:
@@ -20,9 +21,6 @@ def command_line() -> CommandParser:
 
 def main(argv: list[str]) -> None:
     given = command_line().parse_args(argv)
-
-    from natix_hf.files import check_writable
-
     check_writable(given.output, "--output")
 
     from natix_hf.runs.folder import finished
@@ -31,7 +29,6 @@ def main(argv: list[str]) -> None:
         finished(run)
 
     from natix_hf import __version__
-    from natix_hf.files import write_text
     from natix_hf.report.comparison_page import comparison_html, comparison_lines
     from natix_hf.runs.compare_runs import compare_runs
 

@@ -5,14 +5,18 @@ python -m natix_hf.export runs/lora --format stock --output out/
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from dataclasses import Field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from natix_hf.errors import CommandParser, UserError, command
+from natix_hf.hub.proof_options import add_proof_options
 from natix_hf.inference.view_options import add_size_options
 from natix_hf.modeling.exports import FORMS
+
+if TYPE_CHECKING:
+    from natix_hf.documents.export import Proof
 
 
 def _form_options() -> dict[str, Field]:
@@ -33,13 +37,7 @@ def command_line() -> CommandParser:
     for name, field in _form_options().items():
         kind = float if isinstance(field.default, float) else str
         parser.add_argument(f"--{name}", type=kind, default=field.default, help=field.metadata["help"])
-    parser.add_argument("--dataset_name", help="where the run's photos are now, if not where its recipe says")
-    parser.add_argument(
-        "--photos", help="folder or glob of photos to verify the export with, instead of val_select of the run"
-    )
-    parser.add_argument(
-        "--client_python", help="Python interpreter of a client that must give the same answers as the run"
-    )
+    add_proof_options(parser, "the export")
     parser.add_argument("--no_proof", action="store_true", help="do not verify the export")
     add_size_options(parser)
     return parser
@@ -48,7 +46,7 @@ def command_line() -> CommandParser:
 def main(argv: list[str]) -> None:
     given = command_line().parse_args(argv)
 
-    from natix_hf.runs.folder import exportable
+    from natix_hf.runs.folder import exportable, predict_line
 
     run = exportable(given.run)
 
@@ -96,15 +94,20 @@ def main(argv: list[str]) -> None:
         for folder in filter(None, (given.output, given.base_output)):
             shutil.rmtree(Path(folder).expanduser(), ignore_errors=True)
         raise
-    compared = "from the run" if given.dtype != "int8" else "of the graph from the run, and of clients from the graph"
-    print(f"proof: {proof.photos.n} photos ({proof.photos.source}), largest differences {compared}")
+    print("\n".join(_proof_lines(proof, given.dtype)))
+    print(predict_line(given.output))
+
+
+def _proof_lines(proof: Proof, dtype: str) -> list[str]:
+    compared = "from the run" if dtype != "int8" else "of the graph from the run, and of clients from the graph"
+    lines = [f"proof: {proof.photos.n} photos ({proof.photos.source}), largest differences {compared}"]
     for client in proof.clients:
-        print(
+        lines.append(
             f"  {client.client}: logits {client.logits:.1e}, probabilities {client.probabilities:.1e}, "
             f"pixels {client.pixels:.1e}; same decision on {client.decisions.same} of "
             f"{client.decisions.of}; {client.photos_per_second:.1f} photos/s"
         )
-    print(f"next: natix-hf predict {shlex.quote(given.output)} PHOTOS --output predictions.csv")
+    return lines
 
 
 if __name__ == "__main__":

@@ -15,22 +15,11 @@ from pathlib import Path
 
 from natix_hf.errors import UserError, command
 from natix_hf.files import check_writable, write_text
+from natix_hf.options import typed_keys, without_keys
 
 USAGE = "python -m natix_hf.folds RECIPE --hold_out_each COLUMN [--output_dir FOLDER] [--KEY VALUE ...]"
 OWN = ("hold_out_each", "output_dir")  # each fold has its own
 REFUSED = ("sweep", "find_lr", "refit", "refit_from", "resume_from_checkpoint", "overwrite_output_dir", "test_on")
-
-
-def without(argv: list[str], keys: tuple[str, ...]) -> list[str]:
-    """The words that are not these keys or their values."""
-    kept: list[str] = []
-    skip = False
-    for word in argv:
-        if word.startswith("--"):
-            skip = word[2:].split("=")[0].replace("-", "_") in keys
-        if not skip:
-            kept.append(word)
-    return kept
 
 
 def main(argv: list[str]) -> None:
@@ -40,7 +29,7 @@ def main(argv: list[str]) -> None:
         print(help_text(argv or ["--help"], about=f"{USAGE}\n\n{__doc__}"))
         return
     for key in REFUSED:
-        if any(word.split("=")[0].replace("-", "_") == f"__{key}" for word in argv):
+        if key in typed_keys(argv):
             raise UserError(f"--{key} cannot be set, because each fold sets its own: {USAGE}")
 
     from natix_hf.recipe.yaml_and_command_line import parse, resolved
@@ -51,8 +40,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"no column to hold out: add --hold_out_each city_name: {USAGE}")
     if recipe.purpose.kind != "run" or recipe.data.test_on:
         raise UserError("the recipe has another purpose (sweep, find_lr, refit, test_on): leave out that key")
-    given = any(word.split("=")[0] == "--output_dir" for word in argv)
-    output = Path(recipe.training.output_dir if given else f"{recipe.training.output_dir}-folds")
+    ending = "" if "output_dir" in typed_keys(argv) else "-folds"
+    output = Path(f"{recipe.training.output_dir}{ending}")
     check_writable(output, "output_dir")
 
     import yaml
@@ -66,7 +55,7 @@ def main(argv: list[str]) -> None:
     runs: list[Planned] = []
     for fold in (fold for fold in folds if not fold.skipped):
         own = ["--test_on", f"{column}={fold.value}", "--output_dir", str(output / fold.name)]
-        words = [*without(argv, OWN), *own]
+        words = [*without_keys(argv, OWN), *own]
         runs.append(Planned(fold.name, words, resolved(parse([*words, "--overwrite_output_dir", "false"]))))
     outcomes(output, runs, "command")  # refuses folders that hold something else, before anything runs
     for fold in (fold for fold in folds if fold.skipped):

@@ -7,7 +7,7 @@ The dataclasses are in the rooms that read them; `recipe/` composes them. Bounds
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from natix_hf.errors import UserError
@@ -130,3 +130,20 @@ def typed(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def typed_keys(words: Iterable[str]) -> list[str]:
+    """The keys of a command line, in order: `learning_rate` for `--learning-rate 1e-4` or `--learning_rate=1e-4`."""
+    return [word[2:].split("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+
+
+def without_keys(words: Iterable[str], keys: Collection[str]) -> list[str]:
+    """The words of a command line without these keys and their values."""
+    kept: list[str] = []
+    left_out = False
+    for word in words:
+        if key := typed_keys([word]):
+            left_out = key[0] in keys
+        if not left_out:
+            kept.append(word)
+    return kept

@@ -6,13 +6,21 @@ python -m natix_hf.predict runs/lora photos/ --output predictions.csv
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from natix_hf.data.sources.named_places import check_there
 from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_folder, check_writable
 from natix_hf.inference.view_options import add_size_options, add_views_option, check_speed
 from natix_hf.startup import keep_freed_memory, quick_imports
+
+if TYPE_CHECKING:
+    import torch
+
+    from natix_hf.inference.measured_pace import Pace
 
 
 def _number(text: str) -> int | None:
@@ -59,14 +67,7 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     given = command_line().parse_args(argv)
     output = Path(given.output)
-    if output.suffix not in (".csv", ".jsonl", ".geojson"):
-        raise UserError(f"--output: expected a name that ends in .csv, .jsonl or .geojson, found {output}")
-    check_speed(given.batch_size, given.num_workers)
-    if output.is_dir():
-        raise UserError(f"--output {output}: is a folder: choose another name")
-    check_writable(output.parent, "--output", any_name=True)
-    check_there(given.photos)
-    check_folder(given.model, bare_ids=True)
+    _check(given, output)
 
     with quick_imports():
         from natix_hf.inference.named_photos import find_photos
@@ -77,17 +78,10 @@ def main(argv: list[str]) -> None:
         from transformers.utils.logging import disable_progress_bar
 
         from natix_hf.inference.averaged_views import asked_views, check_views
-        from natix_hf.inference.cascade_classifier import dearest
-        from natix_hf.inference.classify import (
-            leave_early,
-            left_early_line,
-            load_classifier,
-            missing_line,
-            predict_photos,
-            write_rows,
-        )
-        from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
+        from natix_hf.inference.classify import leave_early, load_classifier, predict_photos, write_rows
+        from natix_hf.inference.measured_pace import decoding_workers, default_device
         from natix_hf.inference.photo_size import processor_at
+        from natix_hf.inference.prediction_lines import prediction_lines, unread_lines
         from natix_hf.modeling.exports.export_form import labels_of
         from natix_hf.modeling.packed_linear import packing_line
 
@@ -99,11 +93,7 @@ def main(argv: list[str]) -> None:
     check_views(model, views)
     device = default_device()
     model.to(device)
-    measured = device.type != "cpu" or given.precision == "auto"
-    paced, sees = dearest(model, processor)
-    precision = given.precision if paced is model else "fp32"  # the band of a cascade was chosen in fp32
-    sample = first_pixels(photos, sees) if measured else ()
-    pace = choose_pace(paced, sample, photos=len(photos), batch_size=given.batch_size, precision=precision)
+    pace = _pace(model, processor, photos, given, device)
     for line in filter(None, (packing_line(model, trained=False), pace.line, other_size, other_views)):
         print(line)
     workers = decoding_workers(device) if given.num_workers is None else given.num_workers
@@ -118,30 +108,34 @@ def main(argv: list[str]) -> None:
         written = write_rows(output, rows, labels, rule, staged=leave_early(model))
     calibrated = "uncalibrated" if other_size or other_views else "calibrated"
     print(f"{output}: {written.good} photos, {calibrated} probabilities and the decision of each")
-    if line := missing_line(output, labels):
+    for line in prediction_lines(written, output, model, labels, rule):
         print(line)
-    if leave_early(model) and written.good:
-        print(left_early_line(model, written))
-    if rule and any(rule["threshold_bias"]):
-        print(
-            f"{written.differing} photos decided differently from the larger probability: threshold "
-            f"{rule['threshold']:.3g} on {labels[rule['positive']]}"
-        )
-    if rule and rule["abstain_band"]:
-        low, high = rule["abstain_band"]
-        print(
-            f"{written.asking} photos for a person to decide: probability of {labels[rule['positive']]} between "
-            f"{low:.3g} and {high:.3g}"
-        )
-    for note in written.client.notes():
-        print(f"photos: {note}")
-    for name, reason in written.broken[:20]:
-        print(f"not read: {reason if name in reason else f'{name}: {reason}'}", file=sys.stderr)
-    if written.broken:
-        print(
-            f"{len(written.broken)} photos could not be read; they are listed in {output} with the reason",
-            file=sys.stderr,
-        )
+    for line in unread_lines(written, output):
+        print(line, file=sys.stderr)
+
+
+def _check(given: Namespace, output: Path) -> None:
+    """Raise `UserError` for what can be refused before anything slow is imported."""
+    if output.suffix not in (".csv", ".jsonl", ".geojson"):
+        raise UserError(f"--output: expected a name that ends in .csv, .jsonl or .geojson, found {output}")
+    check_speed(given.batch_size, given.num_workers)
+    if output.is_dir():
+        raise UserError(f"--output {output}: is a folder: choose another name")
+    check_writable(output.parent, "--output", any_name=True)
+    check_there(given.photos)
+    check_folder(given.model, bare_ids=True)
+
+
+def _pace(model: Any, processor: Any, photos: Sequence[Any], given: Namespace, device: torch.device) -> Pace:
+    """How to run the model; measured on the first photos on a GPU, or for --precision auto."""
+    from natix_hf.inference.cascade_classifier import dearest
+    from natix_hf.inference.measured_pace import choose_pace, first_pixels
+
+    paced, sees = dearest(model, processor)
+    precision = given.precision if paced is model else "fp32"  # the band of a cascade was chosen in fp32
+    measured = device.type != "cpu" or given.precision == "auto"
+    sample = first_pixels(photos, sees) if measured else ()
+    return choose_pace(paced, sample, photos=len(photos), batch_size=given.batch_size, precision=precision)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ python -m natix_hf.publish runs/lora me/roadwork-dinov3
 from __future__ import annotations
 
 from natix_hf.errors import CommandParser, command
+from natix_hf.hub.proof_options import add_proof_options
 from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.exports.export_form import DTYPE_HELP
 from natix_hf.modeling.exports.onnx import Onnx
@@ -19,12 +20,15 @@ def command_line() -> CommandParser:
     parser.add_argument("repo_id", help="owner/name on the Hub, created if it does not exist")
     parser.add_argument(
         "--format",
+        dest="form",
         default="auto",
         choices=["auto", *FORMS],
         help="auto: stock if it can hold the model, else merged",
     )
     parser.add_argument("--private", action="store_true", help="create the repository as private")
-    parser.add_argument("--model_version", default="1.0.0", help="X.Y.Z, also the tag (default %(default)s)")
+    parser.add_argument(
+        "--model_version", dest="version", default="1.0.0", help="X.Y.Z, also the tag (default %(default)s)"
+    )
     parser.add_argument(
         "--hotkey",
         help="SS58 address of a StreetVision participant; adds the files that it requires (halted as of 2026-05)",
@@ -37,13 +41,7 @@ def command_line() -> CommandParser:
         help="int8: highest share of val_select that may be decided otherwise than by the run (default %(default)s)",
     )
     parser.add_argument("--base_id", help="adapter: Hub id of the base for clients")
-    parser.add_argument("--dataset_name", help="where the run's photos are now, if not where its recipe says")
-    parser.add_argument(
-        "--photos", help="folder or glob of photos to verify the model with, instead of val_select of the run"
-    )
-    parser.add_argument(
-        "--client_python", help="Python interpreter of a client that must give the same answers as the run"
-    )
+    add_proof_options(parser, "the model")
     parser.add_argument("--force", action="store_true", help="replace a better model, or somebody else's")
     parser.add_argument(
         "--include_photos",
@@ -54,12 +52,13 @@ def command_line() -> CommandParser:
 
 
 def main(argv: list[str]) -> None:
-    given = command_line().parse_args(argv)
+    given = vars(command_line().parse_args(argv))
+    folder = given.pop("run")
 
     from natix_hf.runs.folder import check_one_model, finished
 
-    check_one_model(given.run, "natix_hf.publish")
-    run = finished(given.run)
+    check_one_model(folder, "natix_hf.publish")
+    run = finished(folder)
 
     from transformers.utils import logging
 
@@ -69,21 +68,7 @@ def main(argv: list[str]) -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    asked = Publication(
-        given.repo_id,
-        form=given.format,
-        private=given.private,
-        version=given.model_version,
-        hotkey=given.hotkey,
-        dtype=given.dtype,
-        base_id=given.base_id,
-        max_changed=given.max_changed,
-        dataset_name=given.dataset_name,
-        photos=photo_files(given.photos),
-        force=given.force,
-        include_photos=given.include_photos,
-        client_python=given.client_python,
-    )
+    asked = Publication(**given | {"photos": photo_files(given["photos"])})
     print(publish(run, asked, export_int8=export_int8))
 
 

@@ -5,7 +5,6 @@ accelerate launch -m natix_hf.train recipes/lora.yaml --dataset_name photos/ --l
 
 from __future__ import annotations
 
-import time
 import warnings
 from dataclasses import asdict
 from functools import partial
@@ -17,8 +16,11 @@ from natix_hf.startup import keep_freed_memory, quick_imports
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from natix_hf.data.splits.contracts import LockedSplits
     from natix_hf.documents.document import Part
+    from natix_hf.modeling.model_options import ModelOptions
     from natix_hf.recipe.options import Recipe
+    from natix_hf.training.trainer import NatixTrainer
 
 
 def load_data(recipe: Recipe, say: Callable[[str], None]) -> Any:
@@ -48,6 +50,24 @@ def load_network(recipe: Recipe, label_names: list[str], attn_implementation: st
     )
 
 
+def photo_lines(name: str, splits: LockedSplits) -> list[str]:
+    """The printed lines about the photos of a run; `name` is their data set."""
+    sizes = ", ".join(f"{split} {size}" for split, size in splits.sizes.items() if "/" not in split)
+    lines = [f"photos: {name}: {len(splits.label_names)} classes; {sizes}"]
+    if broken := splits.description.broken:
+        lines.append(f"photos: {len(broken)} cannot be read and are left out; splits.json lists them")
+    return lines + [f"photos: {note}" for note in splits.notes]
+
+
+def model_line(model: ModelOptions, trainer: NatixTrainer) -> str:
+    """The printed line about a model and how much of it is trained."""
+    trained, total = trainer.trainable_parameters / 1e6, trainer.all_parameters / 1e6
+    return (
+        f"model: {model.model_name_or_path}, {total:.1f} M parameters; {model.method} trains {trained:.3f} M of them "
+        f"({trained / total:.1%})"
+    )
+
+
 def train(recipe: Recipe) -> Part | None:
     """Run the whole job; returns the document of its purpose (None on helper processes)."""
     with quick_imports():
@@ -56,32 +76,22 @@ def train(recipe: Recipe) -> Part | None:
         from natix_hf.recipe.yaml_and_command_line import resolved
         from natix_hf.runs.kinds_of_run import kind_of_run
         from natix_hf.runs.publish_after_training import check_classes, planned, publish_finished
+        from natix_hf.training.accounting import PhaseTimes
 
-    args, name, method = recipe.training, recipe.model.model_name_or_path, recipe.model.method
-    text = resolved(recipe)
+    args, text = recipe.training, resolved(recipe)
     say = partial(print, flush=True) if args.should_log else (lambda *_: None)
     attention = check(recipe, text)
-    if recipe.purpose.kind != "range test" and (idle := recipe.data.without_effect(method)):
+    if recipe.purpose.kind != "range test" and (idle := recipe.data.without_effect(recipe.model.method)):
         say(f"warning: {idle}")
     asked = planned(recipe.hub, recipe.data.label_names, saves=args.should_save)
-
-    times, begin = {}, time.perf_counter()
-    with args.main_process_first(desc="photos"):
+    times = PhaseTimes()
+    with times.timed("photos"), args.main_process_first(desc="photos"):
         splits = load_data(recipe, say).dedicate(recipe.purpose.kind)
-    times["photos"] = round(time.perf_counter() - begin, 3)
     check_classes(asked, splits.label_names)
-    sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
-    say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
-    if broken := splits.description.broken:
-        say(f"photos: {len(broken)} cannot be read and are left out; splits.json lists them")
-    for note in splits.notes:
-        say(f"photos: {note}")
+    say("\n".join(photo_lines(recipe.data.dataset_name, splits)))
     target_prior = check_on_photos(recipe, splits)
-
-    begin = time.perf_counter()
-    with args.main_process_first(desc="checkpoint"):
+    with times.timed("model"), args.main_process_first(desc="checkpoint"):
         model, processor = load_network(recipe, splits.label_names, attention.loaded)
-    times["model"] = round(time.perf_counter() - begin, 3)
 
     kind = kind_of_run(recipe.purpose)
     try:
@@ -101,8 +111,7 @@ def train(recipe: Recipe) -> Part | None:
     except ImportError as error:  # a missing accelerator or tracker
         raise UserError(one_line(error)) from None
     trainer.times |= times
-    trained, total = trainer.trainable_parameters / 1e6, trainer.all_parameters / 1e6
-    say(f"model: {name}, {total:.1f} M parameters; {method} trains {trained:.3f} M of them ({trained / total:.1%})")
+    say(model_line(recipe.model, trainer))
     if line := packing_line(trainer.model, whole=not (args.torch_compile or trainer.is_fsdp_enabled)):
         say(line)
     try:

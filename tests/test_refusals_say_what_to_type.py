@@ -69,6 +69,7 @@ MEETINGS = [
     ("dataloader_prefetch_factor: 4", "--dataloader_num_workers 0"),
     ("dataloader_persistent_workers: true", "--dataloader_num_workers 0"),
     ("find_lr: true", "--sweep true"),
+    ("trial: 3", "--output_dir runs/b"),
     ("refit_from: runs/a", "--find_lr true"),
     ("refit: all", "--output_dir runs/b"),
     ("push_to_hub: true", "--output_dir runs/b"),

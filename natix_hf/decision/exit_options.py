@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from natix_hf.errors import UserError
@@ -61,6 +62,11 @@ def exit_of(options: ExitOptions) -> Literal["risk"] | tuple[float, float] | Non
     if not 0 < low < high < 1:
         raise fault
     return low, high
+
+
+def without_exits(run: Path | str) -> str:
+    """How to remove the early exits of a run, for messages."""
+    return f"remove the exits first with python -m natix_hf.calibrate {run} --views_exit none"
 
 
 def check_exit(

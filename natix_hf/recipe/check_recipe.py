@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from natix_hf.data.sources.columns import positive_class
 from natix_hf.inference.load_model import check_size, sketch_model
@@ -10,16 +10,19 @@ from natix_hf.modeling.attention import Attention, choose_attention
 from natix_hf.modeling.checkpoints import read_config
 from natix_hf.options import defaults
 from natix_hf.recipe.options import Recipe
-from natix_hf.runs import folder as run_folder
-from natix_hf.runs.same_recipe import attention_line, check_resumed
-from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
+from natix_hf.runs.same_recipe import attention_line, check_start
 from natix_hf.training.optimizers.build_optimizer import check_trained
 from natix_hf.training.progress import check_trackers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import numpy as np
+    from transformers import TrainingArguments
 
     from natix_hf.data.splits.contracts import LockedSplits
+    from natix_hf.modeling.model_options import ModelOptions
 
 
 def check(recipe: Recipe, text: str) -> Attention:
@@ -45,14 +48,9 @@ def check(recipe: Recipe, text: str) -> Attention:
             from natix_hf.runs.refit import check_refit
 
             check_refit(recipe.purpose.refit_from, text, known)
-        resuming = asked_to_resume(args.resume_from_checkpoint)
-        if args.should_save:
-            run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
-        if point := resume_point(args.output_dir, args.resume_from_checkpoint):
-            longer = check_resumed(point, text, known, args.world_size)
-            check_continuable(point)
-            if longer:
-                say(longer)
+        point, longer = check_start(args, text, known, recipe.command)
+        if longer:
+            say(longer)
     check_trackers(args.report_to)
     with args.main_process_first(desc="configuration"):
         name, revision = model.model_name_or_path, model.model_revision
@@ -61,16 +59,36 @@ def check(recipe: Recipe, text: str) -> Attention:
         lora = vars(recipe.lora)
         check_trained(sketch_model(name, method=model.method, lora=lora, head=model.head, revision=revision), args)
     trains = model.method != "probe"  # features of a probe are computed in float32
+    return attention_for(model, args, config.get("backbone_config", config), point, trains=trains)
+
+
+def attention_for(
+    model: ModelOptions,
+    args: TrainingArguments,
+    backbone: Mapping[str, Any],
+    point: Path | None,
+    *,
+    trains: bool = True,
+) -> Attention:
+    """Choose the attention implementation, and print what is notable about it.
+
+    Args:
+        model, args: options of the recipe.
+        backbone: configuration of the backbone.
+        point: the checkpoint to resume from, or None.
+        trains: whether the backbone is trained.
+    """
     attention = choose_attention(
         model.attn_implementation,
-        config.get("backbone_config", config),
+        backbone,
         training=trains,
         bf16=args.bf16 and trains,
         device=args.device,
         trust_remote_code=model.trust_remote_code,
     )
     for line in filter(None, (attention.note, point and attention_line(point, attention.name))):
-        say(line)
+        if args.should_log:
+            print(line)
     return attention
 
 

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 import yaml
 
 from natix_hf.errors import UserError, one_line
-from natix_hf.options import RecipeValue, check_bounds, defaults, typed
+from natix_hf.options import RecipeValue, check_bounds, defaults, typed, typed_keys
 from natix_hf.recipe.options import REFUSED, Recipe, topics_of
 from natix_hf.recipe.transformers_files import hf_argparser
 from natix_hf.training.epoch_kinds import EpochOptions
 from natix_hf.training.losses.check_loss import LossOptions
 
 if TYPE_CHECKING:
+    from natix_hf.recipe.pretrain_recipe import PretrainRecipe
     from natix_hf.training.training_arguments import NatixTrainingArguments
 
 HfArgumentParser = hf_argparser().HfArgumentParser
@@ -253,6 +254,18 @@ def _without_null(words: list[str]) -> list[str]:
     return kept
 
 
+def _check_keys(words: list[str], known: set[str], kind: type) -> set[str]:
+    """The keys of a command line; raises `UserError` for an unknown or repeated one."""
+    keys: set[str] = set()
+    for key in typed_keys(words):
+        key = key.removeprefix("no_") if key.removeprefix("no_") in known else key
+        _refuse_unknown(key, "command line", known, kind)
+        if key in keys:
+            raise UserError(f"command line: --{key} is given twice: remove one")
+        keys.add(key)
+    return keys
+
+
 def parse(argv: list[str], kind: type = Recipe) -> Any:
     """Parse the recipe of a command line.
 
@@ -278,15 +291,7 @@ def parse(argv: list[str], kind: type = Recipe) -> Any:
         _refuse_unknown(key, f"recipe {path}", known, kind)
 
     argv = ["--refit_from" + word.removeprefix("--from") if word.split("=")[0] == "--from" else word for word in argv]
-    typed_keys: set[str] = set()
-    for token in argv[1:]:
-        if token.startswith("--"):
-            key = token[2:].split("=")[0].replace("-", "_")
-            key = key.removeprefix("no_") if key.startswith("no_") and key.removeprefix("no_") in known else key
-            _refuse_unknown(key, "command line", known, kind)
-            if key in typed_keys:
-                raise UserError(f"command line: --{key} is given twice: remove one")
-            typed_keys.add(key)
+    on_command_line = _check_keys(argv[1:], known, kind)
     argv = [argv[0], *_without_null(argv[1:])]
 
     def cast(parser: RecipeParser, tokens: list[str], where: str) -> dict[str, Any]:
@@ -302,12 +307,10 @@ def parse(argv: list[str], kind: type = Recipe) -> Any:
     for key, value in values.items():
         cast(parser, _tokens(key, value), f"recipe {path}")
     cast(parser, argv[1:], "command line")
-    tokens = [token for key, value in values.items() if key not in typed_keys for token in _tokens(key, value)]
+    tokens = [token for key, value in values.items() if key not in on_command_line for token in _tokens(key, value)]
 
     def filled(parser: RecipeParser) -> list[Any]:
         read = cast(parser, tokens + argv[1:], f"recipe {path}")
-        if read.get("label_names") is not None:
-            read["label_names"] = [str(name) for name in read["label_names"]]
         return [
             options(**{f.name: read[f.name] for f in dataclasses.fields(options) if f.init})
             for options in parser.dataclass_types
@@ -337,34 +340,35 @@ def resolved(recipe: Recipe) -> str:
     Paths of local data sets and models are absolute, so that the file works in every directory.
     """
     topics = {"model": recipe.model, "lora": recipe.lora, "data": recipe.data, "decision": recipe.decision}
-    lines = ["# The recipe of this run as resolved from file and command line. Run it again with:"]
-    lines.append("#   accelerate launch -m natix_hf.train recipe.yaml --output_dir ANOTHER")
-    for title, options in (*topics.items(), ("speed", recipe.speed)):
-        lines += ["", f"# {title}"]
-        lines += _yaml_lines({f.name: _lasting(f.name, getattr(options, f.name)) for f in dataclasses.fields(options)})
+    sections = [(title, _values(options)) for title, options in (*topics.items(), ("speed", recipe.speed))]
     if recipe.purpose.refits:
-        purpose = recipe.purpose
-        lines += [
-            "",
-            "# purpose",
-            *_yaml_lines({"refit": purpose.refit, "refit_from": os.path.abspath(purpose.refit_from)}),
-        ]
+        refit_from = os.path.abspath(recipe.purpose.refit_from)
+        sections.append(("purpose", {"refit": recipe.purpose.refit, "refit_from": refit_from}))
     if recipe.hub.push_to_hub:
-        hub = {name: value for name, value in vars(recipe.hub).items() if value is not None}
-        lines += ["", "# hub", *_yaml_lines(hub)]
-    plain = training_values(recipe.training)
-    return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
+        sections.append(("hub", {name: value for name, value in vars(recipe.hub).items() if value is not None}))
+    sections.append(("training", training_values(recipe.training)))
+    return _text("accelerate launch -m natix_hf.train", sections)
 
 
-def resolved_pretraining(recipe: Any) -> str:
-    """A `PretrainRecipe` as YAML, as `resolved` writes a `Recipe`."""
+def resolved_pretraining(recipe: PretrainRecipe) -> str:
+    """The recipe as YAML, as `resolved` writes a `Recipe`."""
+    *topics, training = vars(recipe).values()
+    sections = [(options._argument_group_name, _values(options)) for options in topics]
+    return _text(f"python -m {recipe.command}", [*sections, ("training", training_values(training))])
+
+
+def _text(command: str, sections: list[tuple[str, dict[str, RecipeValue]]]) -> str:
+    """The text of a `recipe.yaml` that `command` runs: titles of sections, each with its keys and values."""
     lines = ["# The recipe of this run as resolved from file and command line. Run it again with:"]
-    lines.append(f"#   python -m {recipe.command} recipe.yaml --output_dir ANOTHER")
-    for options in list(vars(recipe).values())[:-1]:
-        lines += ["", f"# {options._argument_group_name}"]
-        lines += _yaml_lines({f.name: _lasting(f.name, getattr(options, f.name)) for f in dataclasses.fields(options)})
-    plain = training_values(recipe.training)
-    return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
+    lines.append(f"#   {command} recipe.yaml --output_dir ANOTHER")
+    for title, values in sections:
+        lines += ["", f"# {title}", *_yaml_lines(values)]
+    return "\n".join([*lines, ""])
+
+
+def _values(options: Any) -> dict[str, RecipeValue]:
+    """The keys and values of one topic."""
+    return {field.name: _lasting(field.name, getattr(options, field.name)) for field in dataclasses.fields(options)}
 
 
 def _lasting(key: str, value: Any) -> Any:

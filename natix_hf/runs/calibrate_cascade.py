@@ -5,7 +5,6 @@ The stages may be the whole photo and the photo with its tiles, of one run, or a
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,22 +16,10 @@ from natix_hf.decision.exit_options import exit_of
 from natix_hf.decision.prior_shift import offset_to
 from natix_hf.documents.cascade import Cascade, TwoModels
 from natix_hf.documents.split_logits import SavedLogits
-from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
 from natix_hf.photos.geometry import geometry_of
 from natix_hf.runs.decision_options import DecisionOptions
-
-
-class StageLogits(NamedTuple):
-    """The logits of both stages for the same rows."""
-
-    early: SavedLogits
-    full: SavedLogits
-
-    @classmethod
-    def of(cls, rows: SavedLogits) -> StageLogits:
-        """From rows with the logits of both stages: the whole photo and all its views, or two models."""
-        return cls(dataclasses.replace(rows, logits=rows.whole), rows)
+from natix_hf.runs.saved_logits import answered
 
 
 class Stages(NamedTuple):
@@ -81,8 +68,8 @@ class CascadeRows(NamedTuple):
 
 
 def cascade_rows(
-    fit: StageLogits,
-    control: StageLogits,
+    fit: SavedLogits,
+    control: SavedLogits,
     options: DecisionOptions,
     names: Sequence[str],
     positive: int,
@@ -90,27 +77,25 @@ def cascade_rows(
     *,
     cost: Sequence[float],
     cost_in: str = "views",
-    fitted_on: str = "val_calib/control",
 ) -> CascadeRows:
     """Calibrate both stages, choose which photos leave early, and answer the rows with the cascade.
 
     Args:
-        fit, control: the parts of val_calib.
+        fit, control: the parts of val_calib, with the logits of both stages.
         options: the `views_exit`, the calibrators of the stages, and whether abstention is guaranteed too.
         names: class names.
         positive: id of the positive class.
         trained: class shares `(classes,)` to which the logits of each stage belong; None: those of the rows.
         cost: cost of the first stage, and what the second adds; `cost_in` is the unit.
-        fitted_on: name of the control rows in documents.
 
     Raises:
-        UserError: the stages have predictions for different rows, or as `fit_cascade`.
+        UserError: as `fit_cascade`.
     """
-    counts = np.bincount(fit.early.label, minlength=len(names))
+    counts = np.bincount(fit.label, minlength=len(names))
     offsets = [offset_to(counts / counts.sum(), shares, options.calibrator) for shares in trained]
     cascade = fit_cascade(
-        _rows(fit),
-        _rows(control),
+        stage_rows(fit),
+        stage_rows(control),
         exit_of(options),
         alpha=options.views_exit_alpha,
         delta=options.views_exit_delta,
@@ -121,23 +106,13 @@ def cascade_rows(
         other_promise=options.risk != "none",
         cost=cost,
         cost_in=cost_in,
-        fitted_on=fitted_on,
+        fitted_on="val_calib/control",
     )
     stages = TwoStages.from_document(cascade, positive)
     held = None if np.any(offsets) else trained[1]
-    return CascadeRows(cascade, answered(stages, fit), answered(stages, control), held)
+    return CascadeRows(cascade, answered(fit, stages), answered(control, stages), held)
 
 
-def answered(stages: TwoStages, rows: StageLogits) -> SavedLogits:
-    """The rows with the cascade's logits, calibrated stage by stage."""
-    return dataclasses.replace(rows.early, logits=stages.composite(rows.early.logits, rows.full.logits).logits)
-
-
-def _rows(rows: StageLogits) -> StageRows:
-    early, full = rows
-    if early.ids is not None and not np.array_equal(early.ids, full.ids):
-        raise UserError(
-            f"cascade: the stages have predictions for different photos ({len(early.ids)} and {len(full.ids)}) or in "
-            "a different order: predict the same splits with both"
-        )
-    return StageRows(early.logits, full.logits, early.label, early.group)
+def stage_rows(rows: SavedLogits) -> StageRows:
+    """The logits of both stages: of the whole photo and of all its views, or of two models."""
+    return StageRows(rows.whole, rows.logits, rows.label, rows.group)

@@ -36,7 +36,7 @@ from natix_hf.files import read_recipe
 from natix_hf.logits import softmax
 from natix_hf.options import RecipeValue
 from natix_hf.resampling import group_numbers
-from natix_hf.runs.calibrate_cascade import StageLogits, cascade_rows, stages_of
+from natix_hf.runs.calibrate_cascade import cascade_rows, stages_of
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import check_classes, read_predictions, sent_as
 from natix_hf.runs.steps import CALIBRATE, COMBINE, PREDICT, carried_out
@@ -70,11 +70,6 @@ def decision_of(recipe: Mapping[str, RecipeValue]) -> DecisionOptions:
     """The decision options among the keys of a recipe."""
     known = {field.name for field in dataclasses.fields(DecisionOptions)}
     return DecisionOptions(**{key: value for key, value in recipe.items() if key in known and value is not None})
-
-
-def split_as_sent(split: str, profile: str) -> str:
-    """The file name in `predictions/` of a split as a challenge profile sends it."""
-    return split if profile == "clean" else f"{split}@{profile.replace('/', '-').replace('@', '-')}"
 
 
 def calibrate_run(
@@ -119,53 +114,52 @@ def _fitted(
     """The calibration of a run, and the rows it was fitted on: step, part of val_calib, number of rows."""
     names, positive = splits.label_names, record.positive
     target = check_decision(options, names, positive)
-    met = split_as_sent("val_calib", options.calibrate_on)
-    if not (run / "predictions" / f"{met}.parquet").is_file() and met != "val_calib":
+    profile = options.calibrate_on
+    split = "val_calib" if profile == "clean" else f"val_calib@{profile.replace('@', '-')}"
+    if split != "val_calib" and not (run / "predictions" / f"{split}.parquet").is_file():
         raise UserError(
-            f"calibrate_on: {options.calibrate_on} given, but {run} has no predictions on val_calib under this "
+            f"calibrate_on: {profile} given, but {run} has no predictions on val_calib under this "
             "profile: train with that key, or leave it out"
         )
-    rows = read_predictions(run, met, "fit")
-    check_classes(rows, names, f"{run}: predictions/{met}.parquet")
+    rows = read_predictions(run, split, "fit")
+    check_classes(rows, names, f"{run}: predictions/{split}.parquet")
     trained = np.array(record.training_shares) if record.training_shares else None
-    cascade, used = None, [("fit calibration", "fit", len(rows.label))]
+    used = [("fit calibration", "fit", len(rows.label))]
     if record.purpose == "cascade" and not exit_of(options):
         raise UserError(
             f"views_exit: expected risk or two numbers (low and high), found none: without exits {run} would be only "
             "its second model, which has its own run"
         )
+    combined = None
     if exit_of(options):
         sent = (run / "predictions" / "robustness").glob("*.parquet")
-        profiles = [options.calibrate_on, *(path.stem for path in sorted(sent))]
-        about = {"risk": options.risk, "risk_delta": options.risk_delta, "profiles": profiles}
-        check_exit(options, two_stages=rows.whole is not None, **about)
-        control = read_predictions(run, met, "control")
+        profiles = [profile, *(path.stem for path in sorted(sent))]
+        risk = {"risk": options.risk, "risk_delta": options.risk_delta}
+        check_exit(options, two_stages=rows.whole is not None, profiles=profiles, **risk)
+        control = read_predictions(run, split, "control")
         stages = stages_of(run, trained)
-        both = StageLogits.of(rows), StageLogits.of(control)
-        combined = cascade_rows(*both, options, names, positive, **stages._asdict())
-        cascade, rows, trained = combined.cascade, combined.fit, combined.trained
+        combined = cascade_rows(rows, control, options, names, positive, **stages._asdict())
+        rows, trained = combined.fit, combined.trained
         used.append(("early exits", "control", len(control.label)))
     settings = options, target, names, positive, trained
-    document = decide(rows, *settings, fitted_on=f"{met}/fit")
-    if met != "val_calib":
+    document = decide(rows, *settings, fitted_on=f"{split}/fit")
+    update: dict[str, Any] = {"cascade": combined and combined.cascade}
+    if split != "val_calib":
         clean = read_predictions(run, "val_calib", "fit")
-        fits = {"clean": decide(clean, *settings, fitted_on="val_calib/fit"), options.calibrate_on: document}
-        fitted_rows = {"clean": clean, options.calibrate_on: rows}
-        compared = {name: _compared(fit, fitted_rows) for name, fit in fits.items()}
-        sent = sent_as(run / "predictions" / f"{met}.parquet")
-        document = document.model_copy(update={"compared": compared, "sent": sent})
-    document = document.model_copy(update={"cascade": cascade})
+        fits = {"clean": decide(clean, *settings, fitted_on="val_calib/fit"), profile: document}
+        fitted_rows = {"clean": clean, profile: rows}
+        update["compared"] = {name: _compared(fit, fitted_rows) for name, fit in fits.items()}
+        update["sent"] = sent_as(run / "predictions" / f"{split}.parquet")
     if options.risk != "none":
-        control = combined.control if cascade else read_predictions(run, met, "control")
-        about = Calibration.from_document(document), control, options, names, f"{met}/control"
-        guarantee = guaranteed(*about, cascade=cascade)
-        document = document.model_copy(update={"guarantee": guarantee})
+        control = combined.control if combined else read_predictions(run, split, "control")
+        fitted = Calibration.from_document(document), control, options, names, f"{split}/control"
+        update["guarantee"] = guaranteed(*fitted, cascade=update["cascade"])
         used.append(("guarantee", "control", len(control.label)))
     if deployment is not None:
-        drifted = [deployment.drift.line] if deployment.drift and deployment.drift.found else []
-        prior = document.prior.model_copy(update={"deployment": deployment})
-        document = document.model_copy(update={"prior": prior, "notes": [*document.notes, *drifted]})
-    return document, used
+        update["prior"] = document.prior.model_copy(update={"deployment": deployment})
+        if deployment.drift and deployment.drift.found:
+            update["notes"] = [*document.notes, deployment.drift.line]
+    return document.model_copy(update=update), used
 
 
 def decide(
@@ -190,13 +184,12 @@ def decide(
             weights, adjustment); None: the shares of the rows.
         fitted_on: name of the rows in documents.
     """
-    labels = rows.label
-    counts = np.bincount(labels, minlength=len(names))
+    counts = np.bincount(rows.label, minlength=len(names))
     seen, every_class = counts / counts.sum(), bool(counts.all())
     offset = offset_to(seen, trained, options.calibrator)
     about = {"positive": positive, "class_names": names, "offset": offset}
-    fit = fit_calibrator(rows.logits, labels, rows.group, options.calibrator, **about)
-    calibration, notes, weights = fit.calibration, list(fit.notes), None
+    fit = fit_calibrator(rows.logits, rows.label, rows.group, options.calibrator, **about)
+    calibration, notes = fit.calibration, list(fit.notes)
     if offset.any():
         notes.append(
             f"class shares in training: {_shares(trained, names)}; in these photos: {_shares(seen, names)}; the "
@@ -205,56 +198,61 @@ def decide(
     if every_class and (line := _uninformative_line(calibration, rows, seen, names)):
         notes.append(line)
 
+    weights = None
     if target is not None and every_class:
         held = trained if trained is not None and not offset.any() else seen
         calibration = dataclasses.replace(calibration, prior_bias=prior_bias(held, target))
-        weights = importance_weights(labels, seen, target)
+        weights = importance_weights(rows.label, seen, target)
     elif target is not None:
         absent = ", ".join(names[k] for k in np.flatnonzero(counts == 0))
         notes.append(f"no photo shows {absent}, so the probabilities are not adjusted to target_prior")
 
-    choice, folded = None, False
+    choice = None
     if len(names) == 2 and every_class:
         choice = _choose_threshold(calibration, rows, options.threshold_metric, weights)
         if line := unreachable_line(choice):
             notes.append(line)
-    if options.fold_threshold:
-        if line := _stays_half(choice, fit.n):
-            notes.append(line)
-        else:
-            bias = fold_bias(choice.threshold, positive, len(names))
-            calibration = dataclasses.replace(calibration, threshold=choice.threshold, threshold_bias=bias)
-            folded = True
+    stays_half = _stays_half(choice, fit.n) if options.fold_threshold else None
+    folded = options.fold_threshold and stays_half is None
+    if folded:
+        bias = fold_bias(choice.threshold, positive, len(names))
+        calibration = dataclasses.replace(calibration, threshold=choice.threshold, threshold_bias=bias)
+    elif stays_half:
+        notes.append(stays_half)
 
-    knots = calibration.isotonic
     return CalibrationFile(
         fitted_on=fitted_on,
         calibrate_on=options.calibrate_on,
-        calibrator=calibration.calibrator,
         kept=fit.kept,
         candidates=list(fit.candidates),
         n=fit.n,
         groups=fit.groups,
-        positive=positive,
-        temperature=calibration.temperature.tolist(),
-        isotonic=[[x.tolist(), y.tolist()] for x, y in knots] if knots else None,
         nll_before=fit.nll_before,
         nll_after=fit.nll_after,
         ece_before=fit.ece_before,
         ece_after=fit.ece_after,
         prior=Prior(seen=seen.tolist(), target=None if weights is None else target.tolist()),
-        threshold=calibration.threshold,
         threshold_choice=choice,
         folded=folded,
-        calibrator_bias=calibration.calibrator_bias.tolist(),
-        prior_bias=calibration.prior_bias.tolist(),
-        threshold_bias=calibration.threshold_bias.tolist(),
-        logit_bias=calibration.logit_bias.tolist(),
         notes=notes,
         guarantee=None,
         compared=None,
         options=dataclasses.asdict(options),
+        **_plain(calibration),
     )
+
+
+def _plain(calibration: Calibration) -> dict[str, Any]:
+    """A calibration as JSON types; the keys are those of `calibration.json`."""
+    per_class = ("temperature", "calibrator_bias", "prior_bias", "threshold_bias", "logit_bias")
+    knots = calibration.isotonic
+    return {
+        "calibrator": calibration.calibrator,
+        "positive": calibration.positive,
+        "threshold": calibration.threshold,
+        "isotonic": [[x.tolist(), y.tolist()] for x, y in knots] if knots else None,
+        **{name: getattr(calibration, name).tolist() for name in per_class},
+    }
 
 
 def _choose_threshold(
@@ -370,12 +368,10 @@ class Carried(NamedTuple):
 
 def carried(document: CalibrationFile, views: Sequence[str] = ()) -> Carried:
     """What a model with this calibration stores; `views` are the views whose averaged logits it was fitted on."""
-    calibration = Calibration.from_document(document)
-    knots = calibration.isotonic
     return Carried(
-        temperature=calibration.temperature.tolist(),
-        logit_bias=calibration.logit_bias.tolist(),
-        isotonic=None if knots is None else [[x.tolist(), y.tolist()] for x, y in knots],
+        temperature=document.temperature,
+        logit_bias=document.logit_bias,
+        isotonic=document.isotonic,
         decision={**decision_rule(document), **({"views": list(views)} if views else {})},
         views_exit=document.cascade and _views_exit(document.cascade, document.positive),
     )

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.decision.exit_options import without_exits
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.cascade import STAGES, StageModel, TwoModels, cost_text
 from natix_hf.documents.photo_cost import PhotoCost
@@ -26,6 +27,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import check_new_folder, replacing
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.calibrate_run import calibrate_run, options_of
+from natix_hf.runs.compare_runs import differing_classes
 from natix_hf.runs.provenance import now, versions
 from natix_hf.runs.saved_logits import WHOLE, read_predictions
 from natix_hf.runs.steps import COMBINE, carried_out
@@ -88,20 +90,16 @@ def _members(folders: Sequence[str | Path]) -> tuple[Member, Member]:
     if first.run.resolve() == second.run.resolve():
         raise UserError(f"--cascade: expected two runs, the cheaper one first; found {first.run} twice: {TYPED}")
 
-    def refuse(what: str) -> None:
+    positives = first.record.positive, second.record.positive
+    fault = differing_classes(first.splits, second.splits, *positives)
+    prints = first.splits.fingerprints, second.splits.fingerprints
+    if fault is None and (place := next((place for place in PLACES if prints[0][place] != prints[1][place]), None)):
+        fault = f"other photos in {place} (fingerprints differ)"
+    if fault:
         raise UserError(
-            f"--cascade: {second.run} has {what} than {first.run}: train both on the same photos with the same split "
+            f"--cascade: {second.run} has {fault} than {first.run}: train both on the same photos with the same split "
             "(seed, ratios, groups)"
         )
-
-    if first.splits.label_names != second.splits.label_names:
-        names = " against ".join(", ".join(one.splits.label_names[:5]) for one in (second, first))
-        refuse(f"other classes ({names})")
-    if first.record.positive != second.record.positive:
-        refuse("another positive class")
-    prints = first.splits.fingerprints, second.splits.fingerprints
-    if place := next((place for place in PLACES if prints[0][place] != prints[1][place]), None):
-        refuse(f"other photos in {place} (fingerprints differ)")
     return first, second
 
 
@@ -118,8 +116,7 @@ def _member(folder: str | Path) -> Member:
         )
     if CalibrationFile.read(run).cascade:
         raise UserError(
-            f"--cascade: {run} already has early exits, and a cascade has only two stages: remove the exits first "
-            f"with python -m natix_hf.calibrate {run} --views_exit none"
+            f"--cascade: {run} already has early exits, and a cascade has only two stages: {without_exits(run)}"
         )
     return Member(run, record, read_certificate(run), PhotoCost.read(run))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,10 +30,16 @@ from natix_hf.report.comparison import Judged, comparison_document
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.saved_logits import deployed, read_predictions
 
-_Tested = tuple[SplitCertificate, SavedLogits, int]  # and the positive class
+
+class _Tested(NamedTuple):
+    """What a run was tested on: its certificate, its predictions on `val_test`, and its record."""
+
+    certificate: SplitCertificate
+    rows: SavedLogits
+    record: RunRecord
 
 
-def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int = 0) -> Comparison:
+def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000) -> Comparison:
     """The content of `comparison.json`.
 
     Args:
@@ -55,27 +62,31 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
             raise UserError(f"{run}: a refit has no figures of its own: compare its honest run {record.refit.name}")
         if not (run / "metrics.json").is_file():
             raise UserError(f"{run}: not evaluated yet: run python -m natix_hf.evaluate {run}")
-    certificates = [read_certificate(run) for run in runs]
-    tables = [_by_id(run) for run in runs]
-    for run, record, certificate, table in zip(runs[1:], records[1:], certificates[1:], tables[1:]):
-        theirs = (certificate, table, record.positive)
-        _check_same(runs[0], run, (certificates[0], tables[0], records[0].positive), theirs)
+    tested = [_Tested(read_certificate(run), _by_id(run), record) for run, record in zip(runs, records)]
+    first = tested[0]
+    for run, other in zip(runs[1:], tested[1:]):
+        positives = first.record.positive, other.record.positive
+        fault = differing_classes(first.certificate, other.certificate, *positives) or _differing_photos(first, other)
+        if fault:
+            raise UserError(
+                f"{run}: {fault} than {runs[0]}, so their figures cannot be compared: train both on the same photos "
+                "with the same split (seed, ratios, groups)"
+            )
     judged = []
-    for name, run, record, table in zip(_names(runs), runs, records, tables):
+    for name, run, one in zip(_names(runs), runs, tested):
         fitted = CalibrationFile.read(run)
         calibration = Calibration.from_document(fitted)
-        judged.append(Judged(name, calibration.served(deployed(table, fitted).logits), _cost(run, record)))
+        judged.append(Judged(name, calibration.served(deployed(one.rows, fitted).logits), _cost(run, one.record)))
     return comparison_document(
         judged,
-        tables[0].label,
-        tables[0].group,
-        tables[0].ids,
-        tables[0].slices,
-        certificates[0].label_names,
-        records[0].positive,
-        notes=[*_notes(judged, tables), *_early(judged, runs)],
+        first.rows.label,
+        first.rows.group,
+        first.rows.ids,
+        first.rows.slices,
+        first.certificate.label_names,
+        first.record.positive,
+        notes=[*_notes(judged, [one.rows for one in tested]), *_early(judged, runs)],
         n_boot=n_boot,
-        seed=seed,
     )
 
 
@@ -88,29 +99,31 @@ def _by_id(run: Path) -> SavedLogits:
     return SavedLogits(rows.logits[order], rows.label[order], rows.group[order], rows.ids[order], slices, whole=whole)
 
 
-def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> None:
-    """Raise `UserError` if two runs were not tested on the same photos with the same labels."""
-    (certificate, table, positive), (their_certificate, their_table, their_positive) = ours, theirs
+def differing_classes(
+    first: SplitCertificate, other: SplitCertificate, positive: int | None, other_positive: int | None
+) -> str | None:
+    """How the classes of two runs differ, for a message; None if they are the same.
 
-    def refuse(what: str) -> None:
-        raise UserError(
-            f"{other}: {what} than {first}, so their figures cannot be compared: train both on the same photos "
-            "with the same split (seed, ratios, groups)"
-        )
+    Args:
+        first, other: their certificates.
+        positive, other_positive: ids of their positive classes.
+    """
+    if first.label_names != other.label_names:
+        names = " against ".join(", ".join(one.label_names[:5]) for one in (other, first))
+        return f"other classes ({names})"
+    return "another positive class" if positive != other_positive else None
 
-    if certificate.label_names != their_certificate.label_names:
-        names = " against ".join(", ".join(one.label_names[:5]) for one in (their_certificate, certificate))
-        refuse(f"other classes ({names})")
-    if positive != their_positive:
-        refuse("another positive class")
-    ids, other_ids = set(table.ids), set(their_table.ids)
+
+def _differing_photos(first: _Tested, other: _Tested) -> str | None:
+    """How the test photos of two runs differ, for a message; None if they are the same with the same labels."""
+    ids, other_ids = set(first.rows.ids), set(other.rows.ids)
     if ids != other_ids:
         shared = len(ids & other_ids)
-        refuse(f"other photos in val_test ({len(other_ids)} against {len(ids)}, {shared} of them the same)")
-    if certificate.fingerprints["val_test"] != their_certificate.fingerprints["val_test"]:
-        refuse("photos with the same names but other content in val_test (fingerprints differ)")
-    if odd := int(np.sum(table.label != their_table.label)):
-        refuse(f"other labels for {odd} of {len(ids)} photos in val_test")
+        return f"other photos in val_test ({len(other_ids)} against {len(ids)}, {shared} of them the same)"
+    if first.certificate.fingerprints["val_test"] != other.certificate.fingerprints["val_test"]:
+        return "photos with the same names but other content in val_test (fingerprints differ)"
+    odd = int(np.sum(first.rows.label != other.rows.label))
+    return f"other labels for {odd} of {len(ids)} photos in val_test" if odd else None
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -1,12 +1,32 @@
 """The recipe keys for turning logits into probabilities and decisions."""
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_type_hints
 
 from natix_hf.decision.calibrators import CALIBRATORS, check_candidates
 from natix_hf.decision.exit_options import ExitOptions
-from natix_hf.errors import UserError
+from natix_hf.errors import CommandParser, UserError
 from natix_hf.options import option
+
+
+def true_or_false(text: str) -> bool:
+    """The type of an option that is `true` or `false`."""
+    if text.lower() not in ("true", "false"):
+        raise ArgumentTypeError(f"expected true or false, found '{text}'")
+    return text.lower() == "true"
+
+
+def add_fold_threshold(parser: CommandParser, default: bool | None) -> None:
+    """`--fold_threshold`, alone or with true or false."""
+    parser.add_argument(
+        "--fold_threshold",
+        type=true_or_false,
+        nargs="?",
+        const=True,
+        default=default,
+        help="true: decide at the best threshold, by shifting it to 0.5",
+    )
 
 
 @dataclass

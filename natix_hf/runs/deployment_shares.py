@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from natix_hf.data.splits.certificate import read_certificate
-from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.calibration import CalibrationFile, Deployment, EstimatedShares
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_bytes
 from natix_hf.inference.probability_tables import read_probabilities
+from natix_hf.runs.calibrated_model import CalibratedModel
 from natix_hf.runs.unlabelled_estimates import accuracy_lines, judged, seen_shares, under_seen
 
 LEAST = 100  # photos; with fewer, the shares are known to 10 percentage points at best
 SMALLEST = 5e-7  # half of the last digit that predictions are written with
 
 
-def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[list[float], Deployment]:
+def deployment_prior(run: Path, path: str | Path) -> tuple[list[float], Deployment]:
     """The class shares among photos that a run has predicted.
 
     Args:
@@ -52,12 +52,12 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[lis
             f"{path}: older than calibration.json of {run}, so its probabilities may come from another calibration: "
             "run natix_hf.predict again"
         )
-    calibration, seen = Calibration.from_document(document), seen_shares(run, document, str(run))
-    own = under_seen(run, calibration, document, seen)
+    model = CalibratedModel.read(run, len(names))
+    seen, calibration = seen_shares(model, str(run)), model.calibration
     logits = np.log(np.maximum(probabilities, SMALLEST))
     decided = (logits + calibration.threshold_bias).argmax(axis=1)
-    held = logits - calibration.prior_bias + own.prior_bias
-    estimates = judged(run, held, decided, None, own, document, seen, calibration.positive, seed=seed)
+    calibrated = logits - calibration.prior_bias + under_seen(model, seen).prior_bias
+    estimates = judged(model, seen, calibrated, decided, None)
     target = np.maximum(estimates.prior.estimated, 0.5 / n)  # a class that is absent here may still occur
     deployment = Deployment(
         **{name: getattr(estimates.prior, name) for name in EstimatedShares.model_fields},

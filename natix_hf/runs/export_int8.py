@@ -20,6 +20,7 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import PARTS, LockedSplits
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.changed_decisions import changed_share
+from natix_hf.decision.exit_options import without_exits
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.export import Export
 from natix_hf.documents.ledger import note_reads
@@ -133,8 +134,7 @@ def check_run(run: Path) -> None:
     calibration = CalibrationFile.read(run) if CalibrationFile.there(run) else None
     if calibration is not None and calibration.cascade is not None:
         raise UserError(
-            f"--dtype int8: {run} has early exits, and an int8 graph has only one stage: remove the exits first with "
-            f"python -m natix_hf.calibrate {run} --views_exit none"
+            f"--dtype int8: {run} has early exits, and an int8 graph has only one stage: {without_exits(run)}"
         )
     if calibration is not None and calibration.calibrate_on != "clean":
         raise UserError(
@@ -192,8 +192,7 @@ def _calibrated(
         UserError: more decisions change, or a promise of the run is out of reach.
     """
     run = finished.run
-    splits, record = read_certificate(run), RunRecord.read(run)
-    names, positive = splits.label_names, record.positive
+    record, names = RunRecord.read(run), read_certificate(run).label_names
     before, answer = Calibration.from_document(run_calibration), logits_by(backbone)
 
     def in_int8(name: str) -> SavedLogits:
@@ -205,24 +204,22 @@ def _calibrated(
 
     # All options of the run, and the kind of calibrator that it chose.
     options = DecisionOptions(**run_calibration.options | {"calibrator": [run_calibration.calibrator]})
-    target = check_decision(options, names, positive)
+    target = check_decision(options, names, record.positive)
     trained = np.array(record.training_shares) if record.training_shares else None
-    document = decide(in_int8("fit"), options, target, names, positive, trained, fitted_on="val_calib/fit")
+    document = decide(in_int8("fit"), options, target, names, record.positive, trained, fitted_on="val_calib/fit")
     if run_calibration.prior.deployment:
         prior = document.prior.model_copy(update={"deployment": run_calibration.prior.deployment})
         document = document.model_copy(update={"prior": prior})
     after, control = Calibration.from_document(document), in_int8("control")
     figures = control_figures(before, after, rows["control"].saved, control, target, on="val_calib/control")
 
-    saved = rows["val_select"].saved
-    changed = before.decisions(saved.logits) != after.decisions(in_int8("val_select").logits)
-    share = changed_share(changed, saved.group)
-    if share.value > max_changed:
+    decisions = _changed_decisions(before, after, rows["val_select"].saved, in_int8("val_select"), max_changed)
+    if decisions.share > max_changed:
         raise UserError(
-            f"{run}: int8 changes the decision on {int(changed.sum())} of {len(changed)} photos of val_select "
-            f"({share.value:.1%}, 95 % interval {share.low:.1%} to {share.high:.1%}; NLL on val_calib/control "
-            f"{figures.before['nll'].value:.4f} -> {figures.after['nll'].value:.4f}): expected at most "
-            f"{max_changed:.1%}: use --dtype fp32, or allow more with --max_changed"
+            f"{run}: int8 changes the decision on {decisions.changed} of {decisions.n} photos of val_select "
+            f"({decisions.share:.1%}, 95 % interval {decisions.low:.1%} to {decisions.high:.1%}; NLL on "
+            f"val_calib/control {figures.before['nll'].value:.4f} -> {figures.after['nll'].value:.4f}): expected at "
+            f"most {max_changed:.1%}: use --dtype fp32, or allow more with --max_changed"
         )
     if options.risk != "none":
         guarantee = guaranteed(after, control, options, names, "val_calib/control")
@@ -230,7 +227,17 @@ def _calibrated(
         if run_calibration.guarantee.reachable and not guarantee.reachable:
             raise UserError(f"{run}: no guarantee in int8: {guarantee.reason}: use --dtype fp32")
         document = document.model_copy(update={"guarantee": guarantee})
-    decisions = ChangedDecisions(
+    promises = {"guarantee_before": run_calibration.guarantee, "guarantee_after": document.guarantee}
+    return document, {"decisions": decisions, "figures": figures, **promises}
+
+
+def _changed_decisions(
+    before: Calibration, after: Calibration, saved: SavedLogits, rounded: SavedLogits, bound: float
+) -> ChangedDecisions:
+    """How many photos of `val_select` run and rounded model decide differently; `bound` is the allowed share."""
+    changed = before.decisions(saved.logits) != after.decisions(rounded.logits)
+    share = changed_share(changed, saved.group)
+    return ChangedDecisions(
         on="val_select",
         n=len(changed),
         groups=len(np.unique(saved.group)),
@@ -238,10 +245,8 @@ def _calibrated(
         share=share.value,
         low=share.low,
         high=share.high,
-        bound=max_changed,
+        bound=bound,
     )
-    promises = {"guarantee_before": run_calibration.guarantee, "guarantee_after": document.guarantee}
-    return document, {"decisions": decisions, "figures": figures, **promises}
 
 
 def quantised_lines(quantised: Quantised) -> list[str]:

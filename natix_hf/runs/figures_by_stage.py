@@ -9,14 +9,12 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.figures import Interval
 from natix_hf.documents.final_figures import Stage, Stages
 from natix_hf.documents.split_logits import SavedLogits
-from natix_hf.resampling import group_numbers
+from natix_hf.report.intervals import group_count
 
 FIGURES = ("accuracy", "mcc", "nll", "brier", "ece")
 
 
-def stages_document(
-    rows: SavedLogits, calibration: Calibration, target: list[float] | None, *, seed: int = 0
-) -> Stages | None:
+def stages_document(rows: SavedLogits, calibration: Calibration, target: list[float] | None) -> Stages | None:
     """Accuracy and MCC of the decisions, NLL, Brier score and ECE of the probabilities, after each step.
 
     The steps are `uncalibrated`, `calibrator`, `prior` if the class shares were adjusted, and `threshold` if the model
@@ -44,10 +42,8 @@ def stages_document(
         steps.append(("threshold", calibrated, calibration.decisions(logits)))
     stages = []
     for name, scores, decisions in steps:
-        figures = figures_at_shares(
-            scores, decisions, labels, rows.group, shares, positive=calibration.positive, seed=seed
-        )
+        figures = figures_at_shares(scores, decisions, labels, rows.group, shares, positive=calibration.positive)
         intervals = with_intervals({key: figures[key] for key in FIGURES if key in figures})
         stages.append(Stage(step=name, figures=Interval.each(intervals)))
-    groups = int(group_numbers(rows.group, len(labels)).max()) + 1
+    groups = group_count(rows.group, len(labels))
     return Stages(shares=shares.tolist(), n=len(labels), groups=groups, steps=stages)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from natix_hf.runs.assemble_model import save_model
 from natix_hf.runs.calibrate_run import calibrate_run
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.evaluate_run import evaluate_run
+from natix_hf.runs.folder import predict_line
 from natix_hf.runs.gallery import keep_photos
 from natix_hf.runs.measure_robustness import note_latency
 from natix_hf.runs.over_probe import over_probe_lines
@@ -98,4 +98,4 @@ def next_lines(run: Path) -> list[str]:
     """The path of the report (a refit has none), and the next command to type."""
     report = run / "report.html"
     lines = [f"report: {report}"] if report.is_file() else []
-    return [*lines, f"next: natix-hf predict {shlex.quote(str(run))} PHOTOS --output predictions.csv"]
+    return [*lines, predict_line(run)]

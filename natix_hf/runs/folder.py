@@ -6,6 +6,7 @@ it resumes the first one or replaces it with `--overwrite_output_dir true`.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Literal
@@ -83,6 +84,11 @@ def check_one_model(folder: str | Path, verb: str) -> None:
         )
 
 
+def predict_line(folder: str | Path) -> str:
+    """The next command to type, once a model is in this folder."""
+    return f"next: natix-hf predict {shlex.quote(str(folder))} PHOTOS --output predictions.csv"
+
+
 def exportable(folder: str | Path) -> Path:
     """The folder of a finished run, or of the copy of a model that `natix_hf.recalibrate` made; else `UserError`."""
     check_one_model(folder, "natix_hf.export")
@@ -110,10 +116,10 @@ def begin(
     overwrite: bool,
     recipe_text: str | None,
     splits: SplitCertificate,
-    point: Path | None = None,
-    processes: int = 1,
-    attention: str | None = None,
-    purpose: str = "run",
+    point: Path | None,
+    processes: int,
+    attention: str | None,
+    purpose: str,
 ) -> None:
     """Create the folder and write the files known before training: recipe, splits, `run.json` with status `training`.
 
@@ -133,8 +139,9 @@ def begin(
     run = Path(output_dir)
     if overwrite and not resume and run.exists():
         shutil.rmtree(run)
-    for trained in {run, point.absolute().parent.parent if point else run} if resume else ():
-        if (trained / "splits.json").exists() and read_certificate(trained).fingerprint != splits.fingerprint:
+    origin = point.absolute().parent.parent if point else run
+    for trained in {run, origin} if resume else ():
+        if SplitCertificate.there(trained) and read_certificate(trained).fingerprint != splits.fingerprint:
             raise UserError(
                 f"output_dir {run}: the photos or their split have changed since this run was interrupted: "
                 "restore them, or start again with --overwrite_output_dir true"

@@ -19,12 +19,14 @@ import torch
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.exit_options import without_exits
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, replacing, write_json
 from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.measured_pace import default_device
 from natix_hf.inference.robustness import SentPhotos, measure_latency, sent_logits
 from natix_hf.report.robustness import Sent, latency_document, robustness_document
 from natix_hf.runs.photos_of_run import run_splits
@@ -133,7 +135,7 @@ def note_latency(run: Path, model: torch.nn.Module, processor: Any, rows: Any) -
         write_json(run / "predictions" / "robustness" / "latency.json", measure_latency(model, processor, photos))
 
 
-def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 16, num_workers: int = 2) -> None:
+def measure_robustness(run: Path, profiles: Sequence[str], *, num_workers: int = 2) -> None:
     """Predict `val_test` of a finished run as challenge profiles send it, in fp32, with the model that it saved.
 
     The rows are read for the step that writes logits, and the ledger of the run records this.
@@ -145,7 +147,7 @@ def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 
     if CalibrationFile.there(run) and CalibrationFile.read(run).cascade:
         raise UserError(
             f"--robustness: {run} has early exits, and their logits on distorted photos are not saved: "
-            f"remove the exits first with python -m natix_hf.calibrate {run} --views_exit none"
+            f"{without_exits(run)}"
         )
     splits = run_splits(run, say=print)
     check_photos(splits, profiles)
@@ -153,12 +155,12 @@ def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 
     model, processor = load_classifier(str(run))
     note_latency(run, model, processor, rows)
     model.set_calibration(1.0)  # the logits are kept as they were before calibration
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(default_device())
     done = StepRecord.of(run, PREDICT.name)
     with carried_out(run, PREDICT, done and done.options, splits=splits):
         for profile in profiles:
             cases = cases_of(profile)
-            logits = sent_logits(model, rows, processor, cases, batch_size=batch_size, num_workers=num_workers)
+            logits = sent_logits(model, rows, processor, cases, num_workers=num_workers)
             _write(run, profile, rows, cases, logits)
 
 
@@ -170,7 +172,6 @@ def challenge_documents(
     label_names: Sequence[str],
     positive: int,
     field: Field | None = None,
-    seed: int = 0,
 ) -> None:
     """Write `robustness.json` if profiles were predicted, and `reward.json` if there are two classes.
 
@@ -181,7 +182,6 @@ def challenge_documents(
         label_names: the classes in the order of their ids.
         positive: id of the positive class.
         field: the scores of other participants; by default a record that is not confirmed.
-        seed: seed of intervals and simulated days.
     """
     labels, groups = rows.label, rows.group
     clean, (ways, how) = calibration.served(rows.logits), _read(run, rows.ids)
@@ -189,7 +189,7 @@ def challenge_documents(
         profile: [Sent(way.level, way.distortion, way.severity, calibration.served(way.logits)) for way in sent]
         for profile, sent in ways.items()
     }
-    about = {"label_names": label_names, "positive": positive, "seed": seed}
+    about = {"label_names": label_names, "positive": positive}
     if ways:
         timed = run / "predictions" / "robustness" / "latency.json"
         latency = latency_document(**read_json(timed), limit=LIMIT_SECONDS) if timed.is_file() else None

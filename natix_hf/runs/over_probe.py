@@ -13,7 +13,7 @@ from natix_hf.report.summary import LABELS, figure_text
 COMPARED = ("accuracy", "mcc", "auroc", "log_loss")
 
 
-def over_probe(fit: SavedLogits, test: SavedLogits, tuned: np.ndarray, positive: int, seed: int = 0) -> OverProbe:
+def over_probe(fit: SavedLogits, test: SavedLogits, tuned: np.ndarray, positive: int) -> OverProbe:
     """What fine-tuning added over the probe on `val_test`.
 
     Args:
@@ -27,8 +27,8 @@ def over_probe(fit: SavedLogits, test: SavedLogits, tuned: np.ndarray, positive:
     """
     before = fit_calibrator(fit.logits, fit.label, fit.group).calibration.calibrated(test.logits)
     after, labels, groups = tuned, test.label, test.group
-    intervals = [bootstrap_intervals(one, labels, groups, positive=positive, seed=seed) for one in (before, after)]
-    changes = paired_differences(after, before, labels, groups, positive=positive, seed=seed)
+    intervals = [bootstrap_intervals(one, labels, groups, positive=positive) for one in (before, after)]
+    changes = paired_differences(after, before, labels, groups, positive=positive)
     metrics = {
         name: {"probe": intervals[0][name], "tuned": intervals[1][name], "difference": changes[name]}
         for name in COMPARED

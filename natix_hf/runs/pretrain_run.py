@@ -15,16 +15,15 @@ from natix_hf.documents.unlabelled_pool import UnlabelledPool
 from natix_hf.errors import UserError
 from natix_hf.files import home, staging, write_text
 from natix_hf.inference.features import frozen_features
-from natix_hf.modeling.attention import attention_of
 from natix_hf.modeling.checkpoints import build_model, load_backbone
 from natix_hf.report.chart_pictures import draw_charts
 from natix_hf.report.figures_pretraining import guard_charts
-from natix_hf.runs import folder as run_folder
 from natix_hf.runs.choose_milestone import Judge, choice_lines, choose
 from natix_hf.runs.pretrained_card import pretrained_card
 from natix_hf.runs.provenance import now
 from natix_hf.runs.steps import CHOOSE, PRETRAIN, carried_out
-from natix_hf.training.checkpoints import asked_to_resume, resume_point, resumed_line
+from natix_hf.runs.train_run import begin_folder
+from natix_hf.training.checkpoints import asked_to_resume, step_of
 from natix_hf.training.pretrain.guard import LEAST_SHARE
 from natix_hf.training.pretrain.plain_checkpoint import published_config, write_plain
 from natix_hf.training.pretrain.pretrain_trainer import milestones
@@ -48,23 +47,9 @@ def pretrain_run(trainer: PretrainTrainer, splits: LockedSplits, *, recipe_text:
         UserError: the folder holds another run or was begun with another pool, or the features collapse.
     """
     args, run = trainer.args, Path(trainer.args.output_dir)
-    with args.main_process_first(desc="run folder"):
-        point, resume = resume_point(run, args.resume_from_checkpoint), asked_to_resume(args.resume_from_checkpoint)
-        if resume and args.should_log:
-            print(resumed_line(run, point))
-        if args.should_save:
-            check_pool(run, splits.pool, resume=resume)
-            run_folder.begin(
-                run,
-                resume=resume,
-                point=point,
-                overwrite=args.overwrite_output_dir,
-                recipe_text=recipe_text,
-                splits=splits.description,
-                processes=args.world_size,
-                attention=attention_of(trainer.model.backbone),
-                purpose="pretrain",
-            )
+    if args.should_save:
+        check_pool(run, splits.pool, resume=asked_to_resume(args.resume_from_checkpoint))
+    point = begin_folder(args, splits, trainer.model.backbone, purpose="pretrain", recipe_text=recipe_text)
     with carried_out(run, PRETRAIN, purpose="pretrain", splits=splits, noted=args.should_save):
         if args.should_save and splits.pool is not None:
             splits.pool.write(run)
@@ -138,7 +123,7 @@ def finish_pretraining(
         card: facts of the recipe for the card.
     """
     marks = milestones(run)
-    steps = [int(path.name.rpartition("-")[2]) for path in marks]
+    steps = [step_of(path) for path in marks]
     with carried_out(run, CHOOSE, purpose="pretrain", splits=splits):
         train = splits.rows("training", step="choose milestone")
         judge = Judge(train, splits.rows("selection", step="choose milestone"), metric, positive)
@@ -148,26 +133,18 @@ def finish_pretraining(
             return build_model(str(place or base), splits.label_names, revision=None if place else revision).to(device)
 
         def features(place: Path | None, rows: Any) -> np.ndarray:
-            frozen = frozen_features(
-                network(place),
-                rows,
-                processor,
-                cache_dir=Path(cache_dir or home()),
-                batch_size=batch_size,
-                num_workers=num_workers,
-                budget_gb=cache_gb,
-            )
+            folder, speed = Path(cache_dir or home()), {"batch_size": batch_size, "num_workers": num_workers}
+            frozen = frozen_features(network(place), rows, processor, cache_dir=folder, budget_gb=cache_gb, **speed)
             return frozen.table()
 
-        name = None if forgetting is None else forgetting[0]
-        other = None if forgetting is None else Judge(forgetting[1], forgetting[2], metric, 1)
-        choice = choose(marks, steps, features, judge, forgetting=other, forgetting_name=name)
+        other = forgetting and Judge(*forgetting[1:], metric, 1)
+        choice = choose(marks, steps, features, judge, forgetting=other, forgetting_name=forgetting and forgetting[0])
         choice.write(run)
         with staging(run) as stage:
             if choice.chosen:
-                chosen = marks[steps.index(choice.chosen)]
-                for path in chosen.iterdir():
-                    shutil.copyfile(path, stage / path.name)
+                shutil.copytree(
+                    marks[steps.index(choice.chosen)], stage, copy_function=shutil.copyfile, dirs_exist_ok=True
+                )
             else:
                 backbone = load_backbone(base, revision=revision)
                 write_plain(stage, published_config(base, backbone, revision), backbone.state_dict(), processor)

@@ -11,6 +11,7 @@ from natix_hf.documents.unlabelled_pool import UnlabelledPool
 from natix_hf.files import hub_id
 from natix_hf.hub.base_licence import base_licence
 from natix_hf.runs.choose_milestone import SHARES
+from natix_hf.runs.markdown_table import markdown_table
 
 LINEAGE = (
     "The `lineage` in `config.json` holds the first 64 bits of the fingerprint of every photo that was seen; "
@@ -45,7 +46,7 @@ def pretrained_card(
         beside = "" if gap is None or gap.low is None else f"{gap.difference:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
         values = [*one.probes.values(), one.knn, *([one.forgetting] if choice.forgetting_name else [])]
         cells = [str(one.step or "original"), *("-" if v is None else f"{v:.3f}" for v in values), beside]
-        rows.append("| " + " | ".join(cells) + " |")
+        rows.append(cells)
     return "\n".join(
         [
             "---",
@@ -74,9 +75,7 @@ def pretrained_card(
             f"{choice.metric} on {choice.rows} held-out photos in {choice.groups} groups, by probes on frozen "
             f"features with the given share of the labels; intervals at {choice.level:.1%} over groups.",
             "",
-            "| " + " | ".join(heads) + " |",
-            "|" + "---|" * len(heads),
-            *rows,
+            *markdown_table(heads, rows),
             "",
             "## Licence",
             "",

@@ -5,7 +5,7 @@ The same as `python -m natix_hf.publish RUN ID`; the Trainer's own uploads stay 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from natix_hf.errors import UserError
@@ -48,12 +48,12 @@ def check_classes(asked: Publication | None, label_names: Sequence[str]) -> None
         check_labels(label_names)
 
 
-def publish_finished(run: str | Path, asked: Publication | None, say: Callable[[str], None] = print) -> None:
+def publish_finished(run: str | Path, asked: Publication | None) -> None:
     """Publish at the end of training. If it fails, the message says that the run itself is finished."""
     if asked is None:
         return
     try:
-        say(f"published: {publish(Path(run), asked, say)}, version {asked.version}")
+        print(f"published: {publish(Path(run), asked)}, version {asked.version}")
     except UserError as error:
         raise UserError(
             f"the run in {run} is finished but was not published: {error}: to publish it later, run "

@@ -2,23 +2,25 @@
 
 One half of the photos (whole groups) is used to fit. The other half gives the guarantee and the figures before and
 after. The folder of the model is not changed. A copy holds the new calibration in its weights, `config.json` and
-`calibration.json`, and `recalibration.json` describes how it was fitted. Works on logits; the caller reads the photos
-and runs the model.
+`calibration.json`, and `recalibration.json` describes how it was fitted. The caller reads the photos and runs the
+model.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from huggingface_hub import ModelCard
 
+from natix_hf.data.own_photos import label_and_group
 from natix_hf.decision.at_shares import before_and_after, figures_at_shares
 from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.exit_options import without_exits
 from natix_hf.decision.group_bounds import Groups
 from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
@@ -26,7 +28,6 @@ from natix_hf.documents.before_and_after import BeforeAndAfter
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.export import size_text
 from natix_hf.documents.recalibration import Recalibration
-from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import check_folder, read_json, staging, write_json, write_text
@@ -35,10 +36,10 @@ from natix_hf.photos.geometry import Geometry
 from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.runs.assemble_model import write_into_weights
 from natix_hf.runs.calibrate_run import carried, check_decision, decide, guaranteed
+from natix_hf.runs.calibrated_model import CalibratedModel
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import write_predictions
 
-SIDES = {"precision": "min"}  # the other risks are named --max_...
 LEAST = 30  # photos; fewer say nothing about a temperature
 # The files of a model folder that a copy keeps: the model and its origin. All others (figures, predictions,
 # checkpoints) belong to the calibration that is replaced.
@@ -46,36 +47,6 @@ KEPT = (
     *("config.json", "*.safetensors", "*.safetensors.index.json", "adapter", "adapter_config.json", "*.py"),
     *("preprocessor_config.json", "splits.json", "recipe.yaml", "LICENSE*", "NOTICE*"),
 )
-
-
-def asked_options(
-    rates: Mapping[str, float | None], confidence: float, prevalence: float | None, **options: Any
-) -> DecisionOptions:
-    """The decision options of a call of `natix_hf.recalibrate`.
-
-    Args:
-        rates: by risk the highest rate, for `precision` the lowest; at most one is not None.
-        confidence: confidence of the guarantee.
-        prevalence: share of positives in use. It is the expected class share, and a guarantee of precision assumes it.
-        options: other fields of `DecisionOptions`.
-
-    Raises:
-        UserError: a number is not a share.
-    """
-    risk, rate = next(((name, rate) for name, rate in rates.items() if rate is not None), ("none", None))
-    words = {"--confidence": confidence, "--prevalence": prevalence, f"--{SIDES.get(risk, 'max')}_{risk}": rate}
-    for word, value in words.items():
-        if value is not None and not 0 < value < 1:
-            raise UserError(f"{word}: expected a number above 0 and below 1, found {value:g}")
-    if rate is not None:
-        options |= {"risk_alpha": round(1 - rate, 12) if risk == "precision" else rate}
-    return DecisionOptions(
-        target_prior=None if prevalence is None else [prevalence],
-        risk=risk,
-        risk_delta=round(1 - confidence, 12),
-        prevalence=prevalence,
-        **options,
-    )
 
 
 def model_folder(name: str) -> Path:
@@ -111,52 +82,7 @@ def check_changeable(folder: Path, name: str) -> None:
     if read_json(folder / "config.json").get("views_exit"):
         raise UserError(
             f"{name}: its early exits were chosen on its own val_calib, so it cannot be recalibrated (photos without "
-            f"labels give a report): remove the exits first with python -m natix_hf.calibrate {name} --views_exit none"
-        )
-
-
-def calibration_of(folder: Path, classes: int) -> tuple[Calibration, CalibrationFile | None]:
-    """The calibration of a model folder, or one that changes nothing if the folder has none.
-
-    Returns:
-        The calibration, and its document if there is one.
-    """
-    if CalibrationFile.there(folder):
-        document = CalibrationFile.read(folder)
-        return Calibration.from_document(document), document
-    zeros = np.zeros(classes)
-    return Calibration("none", np.ones(classes), zeros, zeros, zeros), None
-
-
-def positive_class(folder: Path, document: CalibrationFile | None) -> int:
-    """The id of the positive class, from the calibration or the run; else 1."""
-    if document is not None:
-        return document.positive
-    return RunRecord.read(folder).positive if RunRecord.there(folder) else 1
-
-
-def check_seen(
-    photos: str | None, image_size: Sequence[int] | None, tta: Sequence[str] | None, calibrators: Sequence[str]
-) -> None:
-    """Check that photos, views and calibrators of a call go together.
-
-    Args:
-        photos: the user's photos; None for val_calib of the run.
-        image_size, tta: options of the command.
-        calibrators: the calibrators to try.
-
-    Raises:
-        UserError: nothing would change, or a calibrator cannot be used with averaged views.
-    """
-    if photos is None and not image_size and not tta:
-        raise UserError(
-            "no photos given: name them, or say how those of val_calib are prepared (--tta flip, or --image_size with "
-            "--force); python -m natix_hf.calibrate RUN makes other changes to a calibration"
-        )
-    if tta and "isotonic" in calibrators:
-        raise UserError(
-            "--calibrator isotonic: calibrated logits of several views are averaged, which is correct only for "
-            "temperature and vector: leave out isotonic, or --tta"
+            f"labels give a report): {without_exits(name)}"
         )
 
 
@@ -172,12 +98,11 @@ def certifiable_line(
     Raises:
         UserError: the requested rate is below it.
     """
-    of = [Groups.of(groups[labels == k], int(np.sum(labels == k))) for k in (1 - positive, positive)]
-    smallest = smallest_alpha(*of, risk=options.risk, delta=options.risk_delta, prevalence=options.prevalence)
+    of = {k: Groups.of(groups[labels == k], int(np.sum(labels == k))) for k in (1 - positive, positive)}
+    smallest = smallest_alpha(*of.values(), risk=options.risk, delta=options.risk_delta, prevalence=options.prevalence)
+    bounding = {"fpr": [1 - positive], "fnr": [positive]}.get(options.risk, list(of))  # the classes that a rate is of
     counts = " and ".join(
-        f"{int(one.sizes.sum())} photos of {names[k]} in {len(one.sizes)} groups"
-        for k, one in zip((1 - positive, positive), of, strict=True)
-        if options.risk not in ("fpr", "fnr") or (options.risk == "fpr") == (k != positive)
+        f"{int(of[k].sizes.sum())} photos of {names[k]} in {len(of[k].sizes)} groups" for k in bounding
     )
     sure = f"with {1 - options.risk_delta:.0%} confidence"
     if options.risk == "precision":
@@ -193,6 +118,39 @@ def certifiable_line(
             "photos from other groups"
         )
     return f"the checking half ({counts}) can certify {best} {least}, {sure}; requested: {asked}"
+
+
+def recalibrate_on(
+    halves: Mapping[str, Dataset],
+    logits: Callable[[Dataset], np.ndarray],
+    model: CalibratedModel,
+    options: DecisionOptions,
+    names: Sequence[str],
+    *,
+    photos: str,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[CalibrationFile, BeforeAndAfter, list[tuple[str, Dataset, np.ndarray]]]:
+    """As `recalibrate`, from photos. What the checking half can certify is known before the model runs.
+
+    Args:
+        halves: `fit` and `control`.
+        logits: from rows to their logits `(n, classes)` before any calibration.
+        model: the model, with its present calibration.
+        options, names, photos, seed: as in `recalibrate`.
+        say: prints which rate can be certified.
+
+    Returns:
+        Calibration and figures of `recalibrate`, and name, rows and logits of each half.
+    """
+    arrays = {half: label_and_group(rows) for half, rows in halves.items()}
+    if options.risk != "none":
+        control = arrays["control"]
+        say(certifiable_line(control["label"], control["group"], options, names, model.positive))
+    saved = {half: SavedLogits(logits(rows), **arrays[half]) for half, rows in halves.items()}
+    fitted = model.calibration, options, names, model.positive
+    document, figures = recalibrate(saved["fit"], saved["control"], *fitted, photos=photos, seed=seed)
+    return document, figures, [(half, rows, saved[half].logits) for half, rows in halves.items()]
 
 
 def recalibrate(
@@ -338,7 +296,7 @@ def write_copy(
     before: Calibration,
     calibration: CalibrationFile,
     report: Recalibration,
-    halves: list[tuple[str, Any, np.ndarray]],
+    halves: list[tuple[str, Dataset, np.ndarray]],
     lines: Sequence[str],
     geometry: Geometry | None = None,
 ) -> None:

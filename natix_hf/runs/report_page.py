@@ -23,41 +23,26 @@ from natix_hf.runs.steps import REPORT, carried_out
 from natix_hf.streetvision.reward_report import reward_figure, reward_sections
 
 
-def write_report(
-    run: str | Path, documents: RunDocuments, *, path: str | Path | None = None, include_photos: bool = True
-) -> Path:
-    """Write the report page of a run.
-
-    Args:
-        run: the run folder.
-        documents: documents of the run.
-        path: path of the page; `report.html` in the run by default.
-        include_photos: False for a page that may be shared: no photo, no name of a photo or group, no local path.
-
-    Returns:
-        Where the page is.
+def write_report(run: Path, documents: RunDocuments) -> None:
+    """Write the report page of a run, with its gallery; `hub.public_page` writes the page that may be shared.
 
     Raises:
         UserError: the run has no calibration or no predictions.
     """
-    run = Path(run)
     if documents.calibration is None:
         raise UserError(f"{run}: no calibration.json, so there is nothing to report: restore the file")
-    pictures = read_pictures(run) if include_photos else None
     page = report_html(
         run.resolve().name,
         documents,
         _rows(run, "val_test", documents.calibration),
-        select=_rows(run, "val_select", documents.calibration) if include_photos else None,
-        pictures=pictures,
+        select=_rows(run, "val_select", documents.calibration),
+        pictures=read_pictures(run),
         lead=lead(documents),
         extra=reward_sections(documents.reward),
         facts=facts(run, documents),
         version=__version__,
     )
-    path = run / "report.html" if path is None else Path(path)
-    write_text(path, page)
-    return path
+    write_text(run / "report.html", page)
 
 
 def draw_figures(run: Path, documents: RunDocuments) -> None:

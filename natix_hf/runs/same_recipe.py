@@ -9,12 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, few
 from natix_hf.options import RecipeValue
+from natix_hf.runs import folder as run_folder
+from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 # Places, and how the machine is used.
 PLACES = (
@@ -70,7 +76,7 @@ def differences(odd: Mapping[str, tuple[RecipeValue, RecipeValue]]) -> str:
 
 
 def check_resumed(
-    point: Path, text: str, known: Mapping[str, RecipeValue], processes: int, command: str = "natix_hf.train"
+    point: Path, text: str, known: Mapping[str, RecipeValue], processes: int, command: str
 ) -> str | None:
     """Check that a run resumes from a checkpoint with the settings that the checkpoint was trained with.
 
@@ -109,6 +115,32 @@ def check_resumed(
     if not changes:
         return None
     return f"resumed: {', '.join(changes)}; the learning rate follows the longer schedule from here"
+
+
+def check_start(
+    args: TrainingArguments, text: str, known: Mapping[str, RecipeValue], command: str
+) -> tuple[Path | None, str | None]:
+    """Check that a run can start or resume in its folder.
+
+    Args:
+        args: name the folder, and what to resume.
+        text, known, command: as in `check_resumed`.
+
+    Returns:
+        The checkpoint to resume from, and the line of `check_resumed`; None for a new run.
+
+    Raises:
+        UserError: the folder holds something else, or the run cannot resume.
+    """
+    if args.should_save:
+        resuming = asked_to_resume(args.resume_from_checkpoint)
+        run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
+    point = resume_point(args.output_dir, args.resume_from_checkpoint)
+    if point is None:
+        return None, None
+    longer = check_resumed(point, text, known, args.world_size, command)
+    check_continuable(point)
+    return point, longer
 
 
 def attention_line(point: Path, attention: str) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,9 @@ from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import replacing
+
+if TYPE_CHECKING:
+    from natix_hf.decision.cascade import TwoStages
 
 SENT = b"sent"  # key of the file's metadata: how a profile sent the photos
 SENT_BEFORE = "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)"  # of files that do not say it
@@ -73,7 +76,11 @@ def deployed(rows: SavedLogits, fitted: CalibrationFile) -> SavedLogits:
         return rows
     from natix_hf.decision.cascade import TwoStages
 
-    stages = TwoStages.from_document(fitted.cascade, fitted.positive)
+    return answered(rows, TwoStages.from_document(fitted.cascade, fitted.positive))
+
+
+def answered(rows: SavedLogits, stages: TwoStages) -> SavedLogits:
+    """The rows with the logits of a cascade, calibrated stage by stage."""
     return dataclasses.replace(rows, logits=stages.composite(rows.whole, rows.logits).logits)
 
 

@@ -15,8 +15,10 @@ from natix_hf.runs.steps import TRAIN, carried_out
 from natix_hf.training.checkpoints import asked_to_resume, resume_point, resumed_line
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainingArguments
     from transformers.trainer_utils import TrainOutput
 
+    from natix_hf.data.splits.contracts import LockedSplits
     from natix_hf.training.trainer import NatixTrainer
 
 
@@ -24,23 +26,49 @@ def begin_run(
     trainer: NatixTrainer, *, recipe_text: str | None = None, resume_from_checkpoint: str | bool | None = None
 ) -> Path | None:
     """Create or resume the folder of a run; returns the checkpoint to resume from. Arguments as in `train_run`."""
-    args, run = trainer.args, Path(trainer.args.output_dir)
-    asked = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+    splits, asked = trainer.splits, resume_from_checkpoint
+    return begin_folder(
+        trainer.args, splits, trainer.model, purpose=splits.purpose, recipe_text=recipe_text, resume=asked
+    )
+
+
+def begin_folder(
+    args: TrainingArguments,
+    splits: LockedSplits,
+    model: PreTrainedModel,
+    *,
+    purpose: str,
+    recipe_text: str | None,
+    resume: str | bool | None = None,
+) -> Path | None:
+    """Create the folder `args.output_dir`, or resume its run.
+
+    Args:
+        splits: splits of the run.
+        model: the model that will be trained.
+        purpose: purpose of the run.
+        recipe_text: as in `train_run`.
+        resume: `resume_from_checkpoint` of `train_run`.
+
+    Returns:
+        The checkpoint to resume from, or None.
+    """
+    run, asked = Path(args.output_dir), args.resume_from_checkpoint if resume is None else resume
     with args.main_process_first(desc="run folder"):
-        point, resume = resume_point(run, asked), asked_to_resume(asked)
-        if resume and args.should_log:
+        point, resuming = resume_point(run, asked), asked_to_resume(asked)
+        if resuming and args.should_log:
             print(resumed_line(run, point))
         if args.should_save:
             run_folder.begin(
                 run,
-                resume=resume,
+                resume=resuming,
                 point=point,
                 overwrite=args.overwrite_output_dir,
                 recipe_text=recipe_text,
-                splits=trainer.splits.description,
+                splits=splits.description,
                 processes=args.world_size,
-                attention=attention_of(trainer.model),
-                purpose=trainer.splits.purpose,
+                attention=attention_of(model),
+                purpose=purpose,
             )
     return point
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +13,12 @@ from natix_hf.decision.calibration_error import Reference, intervals
 from natix_hf.decision.drift import drift_line, drift_test
 from natix_hf.decision.expected_accuracy import expected_accuracy
 from natix_hf.decision.prior_shift import estimate_prior, prior_bias
-from natix_hf.documents.calibration import Bounds, CalibrationFile, Drift, ExpectedAccuracy
+from natix_hf.documents.calibration import Bounds, Drift, ExpectedAccuracy
 from natix_hf.documents.recalibration import OwnShares, Recalibration
 from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
+from natix_hf.runs.calibrated_model import CalibratedModel
 from natix_hf.runs.saved_logits import read_predictions
 
 
@@ -29,21 +30,16 @@ class UnlabelledEstimates(NamedTuple):
     drift: Drift | None
 
 
-def seen_shares(folder: Path, document: CalibrationFile | None, name: str) -> np.ndarray:
-    """The class shares under which a model was calibrated, `(classes,)`.
-
-    Args:
-        folder: folder of the model.
-        document: its `calibration.json`, if there is one.
-        name: what messages call the model.
+def seen_shares(model: CalibratedModel, name: str) -> np.ndarray:
+    """The class shares under which a model was calibrated, `(classes,)`; `name` is what messages call the model.
 
     Raises:
         UserError: no file of the folder gives them.
     """
-    if document is not None:
-        return np.array(document.prior.seen)
-    if (folder / "splits.json").is_file():
-        splits = read_certificate(folder)
+    if model.document is not None:
+        return np.array(model.document.prior.seen)
+    if SplitCertificate.there(model.folder):
+        splits = read_certificate(model.folder)
         counts = splits.class_counts["val_calib/fit"]
         shares = np.array([counts[label] for label in splits.label_names], dtype=np.float64)
         if shares.all():
@@ -55,68 +51,47 @@ def seen_shares(folder: Path, document: CalibrationFile | None, name: str) -> np
 
 
 def unlabelled_report(
-    folder: Path,
-    logits: np.ndarray,
-    groups: np.ndarray,
-    calibration: Calibration,
-    document: CalibrationFile | None,
-    seen: np.ndarray,
-    positive: int,
-    *,
-    seed: int = 0,
+    model: CalibratedModel, seen: np.ndarray, logits: np.ndarray, groups: np.ndarray, *, seed: int = 0
 ) -> UnlabelledEstimates:
     """Class shares, expected accuracy and drift, from logits before any calibration.
 
     Args:
-        folder: folder of the model; its predictions on `val_calib/fit`, if it has them, are compared with the photos.
+        model: the model; its predictions on `val_calib/fit`, if it has them, are compared with the photos.
+        seen: `(classes,)` from `seen_shares`.
         logits: `(n, classes)` of the new photos before any calibration.
         groups: `(n,)`.
-        calibration: calibration of the model.
-        document: its `calibration.json`, if there is one.
-        seen: `(classes,)` class shares of the calibration.
     """
-    own = under_seen(folder, calibration, document, seen)
-    decided = calibration.decisions(logits)
-    return judged(folder, own.calibrated(logits), decided, groups, own, document, seen, positive, seed=seed)
+    calibrated = under_seen(model, seen).calibrated(logits)
+    return judged(model, seen, calibrated, model.calibration.decisions(logits), groups, seed=seed)
 
 
-def under_seen(
-    folder: Path, calibration: Calibration, document: CalibrationFile | None, seen: np.ndarray
-) -> Calibration:
-    """A model's calibration without prior and threshold: its probabilities hold under the class shares `seen`.
-
-    Args:
-        calibration, document: calibration of the model, and its `calibration.json`.
-        seen: `(classes,)` from `seen_shares`.
-    """
+def under_seen(model: CalibratedModel, seen: np.ndarray) -> Calibration:
+    """A model's calibration without prior and threshold: its probabilities hold under the class shares `seen`."""
     zeros = np.zeros(len(seen))
     bias = zeros
-    if _asked(document) == ["none"] and RunRecord.there(folder):
+    if _tried(model) == ["none"] and RunRecord.there(model.folder):
         # Logits without a calibrator belong to the class shares of training, which sampling or weights may have
         # changed.
-        trained = RunRecord.read(folder).training_shares
+        trained = RunRecord.read(model.folder).training_shares
         bias = prior_bias(trained, seen) if trained else zeros
-    return dataclasses.replace(calibration, prior_bias=bias, threshold_bias=zeros)
+    return dataclasses.replace(model.calibration, prior_bias=bias, threshold_bias=zeros)
 
 
 def judged(
-    folder: Path,
+    model: CalibratedModel,
+    seen: np.ndarray,
     calibrated: np.ndarray,
     decided: np.ndarray,
     groups: np.ndarray | None,
-    own: Calibration,
-    document: CalibrationFile | None,
-    seen: np.ndarray,
-    positive: int,
     *,
     seed: int = 0,
 ) -> UnlabelledEstimates:
-    """As `unlabelled_report`, from logits `(n, classes)` for the class shares of the calibration, and decisions
-    `(n,)`.
+    """As `unlabelled_report`, from other arrays.
 
     Args:
-        own: `under_seen` of the model, for its predictions on `val_calib/fit`.
-        folder, groups, document, seen, positive, seed: as `unlabelled_report` takes them; groups may be None.
+        calibrated: logits `(n, classes)` of the new photos, calibrated as by `under_seen`.
+        decided: decisions of the model, `(n,)`.
+        groups: `(n,)`; None: each photo is a group.
     """
     estimate = estimate_prior(calibrated, seen, groups, seed=seed)
     floor = np.maximum(estimate.prior, 1e-6)  # EM may give a class 0, and a bias must be finite
@@ -126,15 +101,15 @@ def judged(
         name: expected_accuracy(calibrated, one, seen, estimate, groups, seed=seed) for name, one in decisions.items()
     }
     low, high = estimate.low, estimate.high
-    fitted_on = "val_calib/fit" if document is None else document.fitted_on
+    fitted_on = "val_calib/fit" if model.document is None else model.document.fitted_on
     split = fitted_on.partition("/")[0].replace("own photos", "val_calib")
-    if (folder / "predictions" / f"{split}.parquet").is_file():
-        rows = read_predictions(folder, split, "fit", fitted=document)
+    if (model.folder / "predictions" / f"{split}.parquet").is_file():
+        rows, own = read_predictions(model.folder, split, "fit", fitted=model.document), under_seen(model, seen)
         if len(np.unique(rows.label)) == len(seen):
             reference = Reference(own.calibrated(rows.logits), rows.label, rows.group)
-            drift = drift_test(calibrated, groups, estimate, *reference, positive=positive, seed=seed)
+            drift = drift_test(calibrated, groups, estimate, *reference, positive=model.positive, seed=seed)
             # If no calibrator was better than none, the logits are as uncertain as with a temperature.
-            sought = _asked(document) not in ([], ["none"])
+            sought = _tried(model) not in ([], ["none"])
             fitted = "temperature" if own.calibrator == "none" and sought else own.calibrator
             low, high, ends = intervals(calibrated, decisions, groups, estimate.prior, reference, fitted, seed=seed)
             low, high = np.minimum(low, estimate.prior), np.maximum(high, estimate.prior)
@@ -156,9 +131,9 @@ def judged(
     return UnlabelledEstimates(prior, ExpectedAccuracy(**chances), drift)
 
 
-def _asked(document: CalibrationFile | None) -> list[str]:
+def _tried(model: CalibratedModel) -> list[str]:
     """The calibrators that were tried; empty if unknown."""
-    return [] if document is None else list(document.options.get("calibrator", ()))
+    return [] if model.document is None else list(model.document.options.get("calibrator", ()))
 
 
 def accuracy_lines(accuracy: ExpectedAccuracy, deciding: str) -> list[str]:

@@ -11,8 +11,7 @@ from natix_hf.decision.cascade import StageRows
 from natix_hf.decision.prior_shift import prior_bias
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.split_logits import SavedLogits
-from natix_hf.errors import UserError
-from natix_hf.runs.calibrate_cascade import CascadeRows, StageLogits, cascade_rows
+from natix_hf.runs.calibrate_cascade import CascadeRows, cascade_rows
 from natix_hf.runs.calibrate_run import decide, guaranteed
 from natix_hf.runs.decision_options import DecisionOptions
 
@@ -22,9 +21,8 @@ STREETS = Streets(7)
 FIT, CONTROL = STREETS.draw(300), STREETS.draw(600)
 
 
-def saved(rows: StageRows) -> StageLogits:
-    ids = np.arange(len(rows.labels)).astype(str)
-    return StageLogits(*(SavedLogits(logits, rows.labels, rows.groups, ids) for logits in rows[:2]))
+def saved(rows: StageRows) -> SavedLogits:
+    return SavedLogits(rows.full, rows.labels, rows.groups, whole=rows.early)
 
 
 def cascaded(options: DecisionOptions, trained=None, fit=FIT) -> CascadeRows:
@@ -59,10 +57,3 @@ def test_what_sampling_did_to_both_stages_is_undone_once():
     assert found.trained is None
     raw = cascaded(dataclasses.replace(options, calibrator=["none"]), trained, sampled)
     assert raw.trained is trained  # untouched logits still belong to the shares of training
-
-
-def test_stages_with_predictions_for_different_photos_are_refused():
-    fit = saved(FIT)
-    other = fit._replace(full=dataclasses.replace(fit.full, ids=fit.full.ids[::-1]))
-    with pytest.raises(UserError, match="the stages have predictions for different photos"):
-        cascade_rows(other, saved(CONTROL), DecisionOptions(views_exit=BAND), NAMES, 1, cost=(1, 9))

@@ -286,6 +286,7 @@ def test_a_recipe_takes_one_word_or_a_list_and_names_the_key_that_is_wrong(tmp_p
         ("risk: precision", "add prevalence"),
         ("risk_delta: 0", "risk_delta: expected .*, found 0"),
         ("risk: everything", "risk"),
+        ("calibrate_views: 0", "calibrate_views: expected at least 1, found 0"),
         ("calibrate_on: rain", "calibrate_on"),
         ("target_prior: 1.5", "target_prior: expected .*, found 1.5"),
     ):

@@ -11,6 +11,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.recalibration import OwnPhotosCounted, Recalibration
 from natix_hf.documents.split_logits import SavedLogits
+from natix_hf.runs.calibrated_model import CalibratedModel
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.recalibrate_model import (
     _into_stock_head,
@@ -130,8 +131,8 @@ def test_photos_without_labels_tell_shares_accuracy_and_drift(tmp_path):
     )
     write_predictions(tmp_path / "predictions" / "val_calib.parquet", [("fit", rows, calibrated_on.logits + odds)])
     shares = np.array([0.2, 0.8])
-    given = new.logits + odds, new.group, NOTHING, None, shares, 1
-    report = unlabelled_report(tmp_path, *given)
+    model = CalibratedModel(tmp_path, NOTHING, None, positive=1)
+    report = unlabelled_report(model, shares, new.logits + odds, new.group)
     truth = new.label.mean()
     assert report.prior.low[1] < truth < report.prior.high[1]
     right = ((new.logits + odds).argmax(axis=1) == new.label).mean()
@@ -147,9 +148,10 @@ def test_photos_without_labels_tell_shares_accuracy_and_drift(tmp_path):
     assert "the model was calibrated on 80.0%" in lines[0]
     assert lines[-1].startswith("no drift found")
     vague = new.logits * 0.2  # photos that the model makes little of
-    report = unlabelled_report(tmp_path, vague + odds, *given[1:])
+    report = unlabelled_report(model, shares, vague + odds, new.group)
     assert report.drift.found
-    assert unlabelled_report(tmp_path / "nowhere", *given).drift is None
+    nowhere = model._replace(folder=tmp_path / "nowhere")
+    assert unlabelled_report(nowhere, shares, new.logits + odds, new.group).drift is None
 
 
 def test_the_card_begins_with_the_recalibration_and_drops_the_hub_results():

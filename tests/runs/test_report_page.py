@@ -9,6 +9,7 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.gallery import Gallery
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.run_documents import RunDocuments
+from natix_hf.hub.public_page import write_public_page
 from natix_hf.runs.evaluate_run import evaluate_run
 from natix_hf.runs.report_page import report_run, rows_of, write_report
 
@@ -75,8 +76,8 @@ def test_evaluating_again_takes_the_photos_that_were_kept(copied):
 
 
 def test_a_page_to_pass_on_names_no_photo_and_no_path(copied):
-    path = write_report(copied, documents(copied), path=copied / "public.html", include_photos=False)
-    page = path.read_text()
+    write_public_page(copied, documents(copied), copied / "public.html")
+    page = (copied / "public.html").read_text()
     test = rows_of(copied, "val_test")
     assert not [name for name in {*test.ids, *test.groups} if str(name) in page]
     assert "data:image/jpeg" not in page

@@ -22,6 +22,7 @@ from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.errors import UserError
 from natix_hf.files import write_text
+from natix_hf.options import without_keys
 from natix_hf.runs.many_runs.search import TpeSearch
 from natix_hf.runs.many_runs.sweep_plan import Grid, Member, Request
 
@@ -58,18 +59,14 @@ class Pace(NamedTuple):
 
 def check(request: Request) -> None:
     """Raise `UserError` for options of `--emit` that conflict or are missing."""
-    if "emit" not in request.own:
-        if odd := next((key for key in OF_JOBS if key in request.own), None):
-            raise UserError(f"--{odd}: only for --emit hf-jobs: add --emit hf-jobs, or remove --{odd}")
-        return
-    form = " ".join(request.own["emit"])
-    if form not in FORMS:
+    form = " ".join(request.own.get("emit", []))
+    if "emit" in request.own and form not in FORMS:
         raise UserError(f"--emit: expected one of {', '.join(FORMS)}; found {form or 'nothing'}")
-    if "only" in request.own:
+    if "emit" in request.own and "only" in request.own:
         raise UserError("--only: cannot be combined with --emit, which sets it for each run: remove --only")
     if form != "hf-jobs":
         if odd := next((key for key in OF_JOBS if key in request.own), None):
-            raise UserError(f"--{odd}: only for --emit hf-jobs: remove it")
+            raise UserError(f"--{odd}: only for --emit hf-jobs: add --emit hf-jobs, or remove --{odd}")
         return
     own = {key: " ".join(words) for key, words in request.own.items()}
     if "search" in own:
@@ -121,13 +118,7 @@ def emit(sweep: Grid | TpeSearch, request: Request, recipe: Path) -> list[str]:
 
 def _words(request: Request, recipe: Path, output: Path | str, drop: Sequence[str] = ()) -> list[str]:
     """The command line of the sweep with another output folder, without the options in `drop`."""
-    kept: list[str] = []
-    skip = False
-    for word in request.rest[1:]:
-        if word.startswith("--"):
-            skip = word[2:].split("=")[0] in ("output_dir", *drop)
-        if not skip:
-            kept.append(word)
+    kept = without_keys(request.rest[1:], ("output_dir", *drop))
     own = [word for key in REPEATED if key in request.own for word in (f"--{key}", *request.own[key])]
     return [str(recipe), *kept, "--output_dir", str(output), *own]
 

@@ -35,6 +35,7 @@ from natix_hf.options import RecipeValue
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.runs.many_runs.processes import Outcome
+from natix_hf.runs.markdown_table import markdown_table
 
 FEWEST = 30  # photos that a value needs for a fold
 LEVEL = 0.95  # of the interval of the mean; the intervals of single folds have the level of metrics.json
@@ -167,7 +168,7 @@ def _mean(values: Sequence[float | None]) -> FoldMean:
 def folds_table(document: Folds) -> str:
     """`FOLDS.md`: one row per value, the mean over folds, then the values that were left out and why."""
     head = [document.column, "photos", "groups", *(f"{LABELS[name]} ({LEVEL:.0%})" for name in SHOWN), "trained on"]
-    lines = [f"# Each {document.column} held out", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows = []
     for one in document.folds:
         cells = [one.value, str(one.n or sum(one.labels.values())), str(one.groups or "-")]
         if one.status == "finished":
@@ -176,15 +177,16 @@ def folds_table(document: Folds) -> str:
             cells.append(str(one.trained_on))
         else:
             cells += [one.status, *["-"] * (len(SHOWN) - 1), "-"]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        rows.append(cells)
     done = [one for one in document.folds if one.status == "finished"]
+    more = []
     if document.mean:
         means = [document.mean[name] for name in SHOWN]
         cells = [f"mean of {len(done)}", str(sum(one.n for one in done)), "-"]
         cells += [f"{figure_text(mean.value)} ({interval_text(mean)})" for mean in means]
-        lines.append("| " + " | ".join([*cells, "-"]) + " |")
+        rows.append([*cells, "-"])
         before = max(one.times_read_before for one in done)
-        lines += [
+        more = [
             "",
             "The photos of each value are the `val_test` of its fold; the model of the fold was trained, chosen and "
             "calibrated on photos of the other values. The interval of a fold resamples its groups. The interval of "
@@ -194,5 +196,5 @@ def folds_table(document: Folds) -> str:
         ]
     for status, front in (("skipped", "no fold"), ("failed", "failed")):
         reasons = [f"- {one.value}: {front}: {one.reason}" for one in document.folds if one.status == status]
-        lines += ["", *reasons] if reasons else []
-    return "\n".join([*lines, ""])
+        more += ["", *reasons] if reasons else []
+    return "\n".join([f"# Each {document.column} held out", "", *markdown_table(head, rows), *more, ""])

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from natix_hf.errors import UserError
-from natix_hf.options import RecipeValue
+from natix_hf.options import RecipeValue, typed_keys, without_keys
 from natix_hf.runs.many_runs.fan_out import Planned, outcomes, work
 from natix_hf.runs.many_runs.processes import Outcome
 from natix_hf.runs.many_runs.study import JOURNAL
@@ -88,7 +88,7 @@ def read_request(argv: Sequence[str], usage: str = "") -> Request:
     if not {"grid", "seeds", "search"} & own.keys():
         raise UserError(f"expected one of --grid, --seeds and --search; found none: {usage}")
     for key in NEVER:
-        if any(word.split("=")[0] == f"--{key}" for word in rest):
+        if key in typed_keys(rest):
             raise UserError(f"--{key} cannot be set: {REFUSED[key]}")
     return Request(own, rest)
 
@@ -143,11 +143,8 @@ def read_seeds(words: Sequence[str]) -> list[int]:
 
 def place_of(rest: Sequence[str], parse: Callable[[list[str]], Any]) -> tuple[Path, list[str]]:
     """The folder of the sweep, and the command line without `--output_dir`."""
-    given = [word.split("=")[0] for word in rest]
-    if "--output_dir" not in given:
-        return Path(f"{parse(list(rest)).training.output_dir}-sweep"), list(rest)
-    at = given.index("--output_dir")
-    return Path(parse(list(rest)).training.output_dir), [*rest[:at], *rest[at + (1 if "=" in rest[at] else 2) :]]
+    ending = "" if "output_dir" in typed_keys(rest) else "-sweep"
+    return Path(f"{parse(list(rest)).training.output_dir}{ending}"), without_keys(rest, ["output_dir"])
 
 
 def member(
@@ -188,7 +185,7 @@ class Grid:
             raise UserError(f"--{odd}: only for a search: add --search tpe, or remove --{odd}")
         cells = read_grid(own["grid"]) if "grid" in own else [Cell("", [], [])]
         seeds = read_seeds(own["seeds"]) if "seeds" in own else [None]
-        if seeds != [None] and any(word.split("=")[0] == "--seed" for word in request.rest):
+        if seeds != [None] and "seed" in typed_keys(request.rest):
             raise UserError("--seed cannot be set: --seeds sets it for each run")
         self.output, rest = place_of(request.rest, parse)
         self._runs: list[Member] = []

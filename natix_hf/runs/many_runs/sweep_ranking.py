@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from natix_hf.documents.run_record import RunRecord
-from natix_hf.documents.several_runs import BesideBest, Flattery, Search, Sweep, SweepCell, SweepRun, SweepScore
+from natix_hf.documents.several_runs import BesideBest, Flattery, Search, Sweep, SweepCell, SweepRun
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError
 from natix_hf.files import write_text
@@ -29,6 +29,7 @@ from natix_hf.runs.many_runs.processes import Outcome
 from natix_hf.runs.many_runs.search import TpeSearch
 from natix_hf.runs.many_runs.sweep_plan import Grid, Member
 from natix_hf.runs.many_runs.sweep_runs import LEVEL, RESAMPLES, score
+from natix_hf.runs.markdown_table import markdown_table
 from natix_hf.runs.saved_logits import read_predictions
 
 CHOICES = 200  # resamples in which the best is chosen again
@@ -86,9 +87,7 @@ def ranking(
     return Sweep(split="val_select", level=LEVEL, resampled="groups", resamples=RESAMPLES, runs=ordered, **about)
 
 
-@cache
-def _score(run: Path) -> SweepScore:
-    return score(run)
+_score = cache(score)
 
 
 def _place(metric: str | None, value: float | None, log_loss: float | None) -> tuple:
@@ -228,28 +227,36 @@ def _search_line(document: Sweep) -> str:
 def _run_lines(document: Sweep) -> list[str]:
     keys = list(document.runs[0].values)
     name = ["trial"] if document.search else []
-    head = [*name, *keys, LABELS.get(document.metric, "score"), f"{LEVEL:.0%} interval", "log loss", "best step"]
+    head = [
+        "rank",
+        *name,
+        *keys,
+        LABELS.get(document.metric, "score"),
+        f"{LEVEL:.0%} interval",
+        "log loss",
+        "best step",
+    ]
     rows = []
     for one in document.runs:
-        cells = [one.name] * bool(name) + [_value(one.values[key]) for key in keys]
+        cells = [str(one.rank or "-"), *[one.name] * bool(name), *(_value(one.values[key]) for key in keys)]
         if one.status in ("finished", "pruned"):
             cells += [figure_text(one.score.value), interval_text(one.score)]
             step = str(one.best_step or one.steps)
             cells += [figure_text(one.log_loss.value), f"pruned at {one.steps}" if one.status == "pruned" else step]
         else:
             cells += [one.status, "-", "-", "-"]
-        rows.append((one.rank, cells))
-    return _markdown(head, rows)
+        rows.append(cells)
+    return markdown_table(head, rows)
 
 
 def _cell_lines(document: Sweep) -> list[str]:
     keys = list(document.cells[0].values)
     label = LABELS.get(document.metric, "score")
-    head = [*keys, f"{label}, mean", "SD", *(f"seed {seed}" for seed in document.seeds), "log loss"]
+    head = ["rank", *keys, f"{label}, mean", "SD", *(f"seed {seed}" for seed in document.seeds), "log loss"]
     head += ["difference from best", "SD of difference"]
     rows = []
     for one in document.cells:
-        cells = [_value(one.values[key]) for key in keys]
+        cells = [str(one.rank or "-"), *(_value(one.values[key]) for key in keys)]
         cells += [figure_text(one.mean), figure_text(one.spread), *map(figure_text, one.scores)]
         cells += [figure_text(one.log_loss)]
         if beside := one.beside_best:
@@ -257,20 +264,12 @@ def _cell_lines(document: Sweep) -> list[str]:
             cells += [f"{figure_text(beside.difference)} ({ends})", figure_text(beside.spread)]
         else:
             cells += ["-", "-"]
-        rows.append((one.rank, cells))
-    return _markdown(head, rows)
+        rows.append(cells)
+    return markdown_table(head, rows)
 
 
 def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _markdown(head: Sequence[str], rows: Sequence[tuple[int | None, Sequence[str]]]) -> list[str]:
-    head = ["rank", *head]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for rank, cells in rows:
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [str(rank or "-"), *cells]) + " |")
-    return lines
 
 
 def write_tables(output: Path, sweep: Grid | TpeSearch) -> Sweep:

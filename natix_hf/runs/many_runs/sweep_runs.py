@@ -56,11 +56,11 @@ def state(folder: Path, text: str, whose: str = "sweep") -> str:
     return "finished" if run_folder.status(folder) == "finished" else "interrupted"
 
 
-def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> SweepScore | None:
+def finish_member(trainer: NatixTrainer, decision: DecisionOptions) -> SweepScore | None:
     """Write the `val_select` logits of a run of a sweep; returns its score, or None on helper processes."""
     run, document = Path(trainer.args.output_dir), None
     with trainer.times.timed("predict"):
-        predict_run(run, trainer.splits, trainer, decision or DecisionOptions(), writes=trainer.args.should_save)
+        predict_run(run, trainer.splits, trainer, decision, writes=trainer.args.should_save)
     if trainer.args.should_save:
         write_speed(trainer)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # the winner is trained again

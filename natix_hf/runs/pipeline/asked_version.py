@@ -15,10 +15,12 @@ import yaml
 
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_file, home, write_json
-from natix_hf.options import RecipeValue
+from natix_hf.options import RecipeValue, typed_keys, without_keys
 from natix_hf.runs.pipeline.made_from import content_of, digest, version_name
 from natix_hf.runs.pipeline.plan import Version
 from natix_hf.runs.provenance import versions
+
+SET = ("output_dir", "push_to_hub")  # keys that the pipeline sets
 
 
 def asked_version(words: Sequence[str], resolve: Callable[[Sequence[str]], dict[str, str]]) -> Version:
@@ -40,8 +42,8 @@ def asked_version(words: Sequence[str], resolve: Callable[[Sequence[str]], dict[
         if cached is not None:
             write_json(cached, resolved)
     recipe: dict[str, RecipeValue] = yaml.safe_load(resolved["text"])
-    given = any(word.split("=")[0] == "--output_dir" for word in words)
-    store = Path(resolved["output_dir"] if given else f"{resolved['output_dir']}-pipeline")
+    ending = "" if "output_dir" in typed_keys(words) else "-pipeline"
+    store = Path(f"{resolved['output_dir']}{ending}")
     if (store / "run.json").is_file():
         raise UserError(
             f"output_dir {store}: expected a folder of versions, found a run: choose another folder, or "
@@ -50,7 +52,7 @@ def asked_version(words: Sequence[str], resolve: Callable[[Sequence[str]], dict[
     photos = content_of(recipe["dataset_name"], "photos", beside=store)
     checkpoint = content_of(recipe["model_name_or_path"], "checkpoint", revision=recipe.get("model_revision"))
     name = version_name(recipe, photos, checkpoint)
-    return Version(store, name, recipe, resolved["text"], resolved["form"], _asked_here(words))
+    return Version(store, name, recipe, resolved["text"], resolved["form"], without_keys(words, SET))
 
 
 def _cache_file(words: Sequence[str]) -> Path | None:
@@ -60,14 +62,3 @@ def _cache_file(words: Sequence[str]) -> Path | None:
         return None
     made_from = [fingerprint_file(file), os.path.abspath(file), os.getcwd(), *words[1:], versions()]
     return home() / "resolved" / f"{digest(made_from)}.json"
-
-
-def _asked_here(words: Sequence[str]) -> list[str]:
-    """The words without the keys that the pipeline sets."""
-    kept, skips = [], False
-    for word in words:
-        if word.startswith("--"):
-            skips = word.partition("=")[0] in ("--output_dir", "--push_to_hub")
-        if not skips:
-            kept.append(word)
-    return kept

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers.utils.logging import disable_progress_bar
 
 from natix_hf.data.splits.contracts import LockedSplits
@@ -18,6 +17,7 @@ from natix_hf.documents.ledger import note_reads
 from natix_hf.errors import UserError
 from natix_hf.inference.batches import logits_by_stage
 from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.measured_pace import default_device
 from natix_hf.inference.robustness import SentPhotos, sent_logits
 from natix_hf.inference.uncalibrated_logits import uncalibrated_logits
 from natix_hf.runs.assemble_model import recalibrate_weights
@@ -43,7 +43,7 @@ class SavedNetwork:
     def __init__(self, run: Path, *, batch_size: int = 16, num_workers: int = 0):
         self.model, self.processing_class = load_classifier(str(run))
         self.model.set_calibration(1.0)
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(default_device())
         self.speed = {"batch_size": batch_size, "num_workers": num_workers}
 
     def logits(self, rows: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.step_record import FilePrint, StepRecord
 from natix_hf.errors import UserError
-from natix_hf.runs.steps import CHAINS, EXPORT, PROVE, Step
+from natix_hf.runs.steps import CHAINS, EXPORT, PROVE
 
 
 def explained(run: Path, name: str) -> list[str]:
@@ -20,56 +20,42 @@ def explained(run: Path, name: str) -> list[str]:
     run = Path(run).expanduser()
     if not (run / "steps").is_dir():
         raise UserError(f"{run}: no steps/ folder, so the origin of its files is unknown: give the folder of a run")
-    steps = list({one.name: one for chain in CHAINS.values() for one in chain}.values())
-    records = {step.name: StepRecord.of(run, step.name) for step in (*steps, EXPORT, PROVE)}
-    records = {key: record for key, record in records.items() if record is not None}
+    kinds = {step.name: step for chain in (*CHAINS.values(), (EXPORT, PROVE)) for step in chain}
+    records = {name: record for name in kinds if (record := StepRecord.of(run, name)) is not None}
     if not any(name in record.writes for record in records.values()):
         known = sorted({file for record in records.values() for file in record.writes})
         raise UserError(f"{run}: no step wrote {name}: the steps wrote {', '.join(known[:20])}")
-    kinds = {step.name: step for step in (*steps, EXPORT, PROVE)}
     versions = [record.versions for record in records.values()]
     alike = all(one == versions[0] for one in versions)
     lines = [f"all steps with {_packages(versions[0])}"] if alike else []
-    _describe(run, name, records, kinds, lines, set(), 0, alike=alike)
+    described: set[str] = set()
+
+    def describe(name: str, depth: int) -> None:
+        record = next((one for one in records.values() if name in one.writes), None)
+        if record is None:
+            return
+        indent, written, path = "  " * depth, record.writes[name], run / name
+        same = path.is_file() and FilePrint.of(path, written).fingerprint == written.fingerprint
+        lines.append(f"{indent}{name} ({written.fingerprint[:12]}{'' if same else ', changed since it was made'})")
+        if record.name in described:
+            lines.append(f"{indent}  by {record.name}, see above")
+            return
+        described.add(record.name)
+        more = [f"by {record.name}: {kinds[record.name].does}; {record.started}, {record.seconds:.1f} s"]
+        if not alike:
+            more.append(f"with {_packages(record.versions)}")
+        if asked := {key: value for key, value in record.options.items() if value not in (None, [], "none")}:
+            more.append(f"options: {', '.join(f'{key} {value}' for key, value in asked.items())}")
+        lines.extend(f"{indent}  {line}" for line in [*more, *_photos(run, record.name)])
+        for source in record.reads:
+            describe(source, depth + 2)
+
+    describe(name, 0)
     return lines
 
 
 def _packages(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{package} {version}" for package, version in versions.items())
-
-
-def _describe(
-    run: Path,
-    name: str,
-    records: dict[str, StepRecord],
-    kinds: dict[str, Step],
-    lines: list[str],
-    described: set[str],
-    depth: int,
-    *,
-    alike: bool,
-) -> None:
-    indent = "  " * depth
-    record = next((one for one in records.values() if name in one.writes), None)
-    if record is None:
-        return
-    written = record.writes[name]
-    path = run / name
-    same = path.is_file() and FilePrint.of(path, written).fingerprint == written.fingerprint
-    lines.append(f"{indent}{name} ({written.fingerprint[:12]}{'' if same else ', changed since it was made'})")
-    if record.name in described:
-        lines.append(f"{indent}  by {record.name}, see above")
-        return
-    described.add(record.name)
-    lines.append(f"{indent}  by {record.name}: {kinds[record.name].does}; {record.started}, {record.seconds:.1f} s")
-    if not alike:
-        lines.append(f"{indent}  with {_packages(record.versions)}")
-    if asked := {key: value for key, value in record.options.items() if value not in (None, [], "none")}:
-        lines.append(f"{indent}  options: {', '.join(f'{key} {value}' for key, value in asked.items())}")
-    for line in _photos(run, record.name):
-        lines.append(f"{indent}  {line}")
-    for source in record.reads:
-        _describe(run, source, records, kinds, lines, described, depth + 2, alike=alike)
 
 
 # Step of the run -> the names under which it appears in the ledger.
