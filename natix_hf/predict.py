@@ -112,6 +112,10 @@ def main(argv: list[str]) -> None:
         print(line)
     for line in unread_lines(written, output):
         print(line, file=sys.stderr)
+    if written.broken and not written.good:
+        raise UserError(
+            f"{given.photos}: expected photos, found none that can be read: {output} has the reason of each"
+        )
 
 
 def _check(given: Namespace, output: Path) -> None:

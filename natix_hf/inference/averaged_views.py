@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from natix_hf.decision.calibration import DecisionRule
+from natix_hf.decision.exit_options import without_exits
 from natix_hf.errors import UserError
 from natix_hf.inference.batches import PhotoBatch, photo_batches
 from natix_hf.inference.cascade_classifier import CascadeClassifier, StageProcessors
@@ -65,8 +66,7 @@ def check_views(model: Any, views: Sequence[str]) -> None:
     if views and getattr(model.config, "views_exit", None):
         raise UserError(
             f"--tta {','.join(views)}: the band of this model's early exits was fitted on one view of a photo and "
-            "does not apply to an average over views: remove --tta, or remove the exits with natix_hf.calibrate RUN "
-            "--views_exit none"
+            f"does not apply to an average over views: remove --tta, or {without_exits('RUN')}"
         )
     if "scales" in views and isinstance(model, GraphClassifier):
         raise UserError(

@@ -17,6 +17,7 @@ from natix_hf.documents.calibration import CalibrationFile, Deployment, Estimate
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_bytes
 from natix_hf.inference.probability_tables import read_probabilities
+from natix_hf.report.decision_lines import shown_classes
 from natix_hf.runs.calibrated_model import CalibratedModel
 from natix_hf.runs.unlabelled_estimates import accuracy_lines, judged, seen_shares, under_seen
 
@@ -72,7 +73,7 @@ def deployment_prior(run: Path, path: str | Path) -> tuple[list[float], Deployme
 
 def deployment_lines(deployment: Deployment, names: Sequence[str], positive: int) -> list[str]:
     """The printed lines. With two classes only the share of the positive one is shown."""
-    shown = [positive] if len(names) == 2 else range(len(names))
+    shown = shown_classes(positive, len(names))
     shares = ", ".join(
         f"{names[k]} {deployment.estimated[k]:.1%} (95% interval {deployment.low[k]:.1%} to {deployment.high[k]:.1%})"
         for k in shown

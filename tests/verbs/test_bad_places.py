@@ -135,6 +135,15 @@ def test_predict_on_tables_that_hold_no_photos(desk, finished, tmp_path):
     assert "cannot read table.parquet as parquet" in desk.train("--dataset_name", path)
 
 
+def test_predict_fails_if_no_photo_can_be_read_and_its_table_says_why(desk, finished, tmp_path):
+    photo, output = tmp_path / "notes.jpg", tmp_path / "out.csv"
+    photo.write_text("no photo")
+    done = desk.type("predict", finished, photo, "--output", output)
+    expected = f"error: {photo}: expected photos, found none that can be read: {output} has the reason of each"
+    assert (done.status, done.err.splitlines()[-1]) == (2, expected)
+    assert str(photo) in output.read_text()
+
+
 def test_predict_with_weights_cut_short(desk, finished, photo_folder, tmp_path):
     run = shutil.copytree(finished, tmp_path / "copy")
     (run / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:-50])

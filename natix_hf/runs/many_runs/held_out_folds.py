@@ -33,7 +33,7 @@ from natix_hf.documents.several_runs import FoldMean, FoldRun, Folds
 from natix_hf.errors import UserError
 from natix_hf.options import RecipeValue
 from natix_hf.report.metrics import METRICS
-from natix_hf.report.summary import LABELS, figure_text, interval_text
+from natix_hf.report.summary import LABELS, figure_and_interval
 from natix_hf.runs.many_runs.processes import Outcome
 from natix_hf.runs.markdown_table import markdown_table
 
@@ -173,7 +173,7 @@ def folds_table(document: Folds) -> str:
         cells = [one.value, str(one.n or sum(one.labels.values())), str(one.groups or "-")]
         if one.status == "finished":
             figures = [one.metrics[name] for name in SHOWN]
-            cells += [f"{figure_text(figure.value)} ({interval_text(figure)})" for figure in figures]
+            cells += map(figure_and_interval, figures)
             cells.append(str(one.trained_on))
         else:
             cells += [one.status, *["-"] * (len(SHOWN) - 1), "-"]
@@ -183,7 +183,7 @@ def folds_table(document: Folds) -> str:
     if document.mean:
         means = [document.mean[name] for name in SHOWN]
         cells = [f"mean of {len(done)}", str(sum(one.n for one in done)), "-"]
-        cells += [f"{figure_text(mean.value)} ({interval_text(mean)})" for mean in means]
+        cells += map(figure_and_interval, means)
         rows.append([*cells, "-"])
         before = max(one.times_read_before for one in done)
         more = [
