@@ -16,8 +16,6 @@ import yaml
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, few
 from natix_hf.options import RecipeValue
-from natix_hf.runs import folder as run_folder
-from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -132,6 +130,10 @@ def check_start(
     Raises:
         UserError: the folder holds something else, or the run cannot resume.
     """
+    # Imported here, because a pipeline whose steps are all up to date compares recipes without numpy.
+    from natix_hf.runs import folder as run_folder
+    from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
+
     if args.should_save:
         resuming = asked_to_resume(args.resume_from_checkpoint)
         run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
