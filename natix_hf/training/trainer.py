@@ -188,7 +188,7 @@ class NatixTrainer(Trainer):
         self.sampler, self.curriculum, self.training_shares = order
         train = self.source.training_set(rows, model, scored=self.splits.sizes["val_select"])
         self.warm: WarmStart | None = None
-        if purpose not in ("run", "sweep"):  # these do not choose a checkpoint
+        if purpose not in ("run", "sweep"):  # only those two choose a checkpoint
             return train, None
         select = self.source.selection_set(self.splits.rows("selection", step="choose checkpoint"), model)
         if args.warm_start == "probe":

@@ -93,7 +93,7 @@ def test_a_job_array_trains_each_run_by_its_index(tmp_path, monkeypatch, recorde
 def finished(folder: Path, name: str, rate: float) -> None:
     """A run that saw 600 photos (3 epochs of 200) in training, and took 10 seconds beside."""
     run = folder / "a sweep" / name
-    time = {"photos": 4.0, "train": 600 / rate, "predict": 6.0, "total": 1e9}
+    time = {"photos": 4.0, "train": 600 / rate, "predict": 6.0}
     speed = Speed(photos=600, photos_per_second=rate, peak_memory_mib=1.0, bottleneck="the model itself")
     RunSpeed(time=time, speed=speed).write(run)
     note_reads(run, [LedgerEntry(step="train", role="training", split="train", rows=200, fingerprint="ab")])

@@ -182,7 +182,7 @@ def measured_pace(output: Path, runs: Sequence[Member]) -> Pace | None:
         folder = output / run.name
         done = RunSpeed.read(folder) if RunSpeed.there(folder) else None
         if done and done.speed and done.speed.photos_per_second:
-            whole = sum(seconds for phase, seconds in done.time.items() if phase != "total")
+            whole = sum(done.time.values())
             rows = next(entry.rows for entry in read_ledger(folder) if entry.split == "train")
             rate = done.speed.photos_per_second
             measured.append((rate, max(0.0, whole - done.speed.photos / rate), rows))
