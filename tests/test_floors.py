@@ -1,4 +1,4 @@
-"""The house stands as DESIGN draws it: who may import whom. What only type checking imports counts like the rest."""
+"""Rooms import only rooms on the floors below them. What only type checking imports counts like the rest."""
 
 from __future__ import annotations
 

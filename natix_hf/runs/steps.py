@@ -271,7 +271,7 @@ def stale(run: Path, step: Step, options: Mapping[str, RecipeValue] | None = Non
     return None
 
 
-def stands(run: Path, step: Step) -> bool:
+def outputs_intact(run: Path, step: Step) -> bool:
     """Whether a step was done and its files are unchanged. Its inputs are not checked."""
     record = StepRecord.of(run, step.name)
     return record is not None and set(record.writes) <= set(step.outputs(run)) and not _changed(run, record.writes)
@@ -290,15 +290,15 @@ def _differing(was: Mapping[str, RecipeValue], now: Mapping[str, RecipeValue]) -
 
 
 def _found(run: Path, patterns: tuple[str, ...]) -> list[str]:
-    found = {path for pattern in patterns for path in Path(run).glob(pattern.rstrip("?")) if path.is_file()}
-    return sorted(path.relative_to(run).as_posix() for path in found if not path.name.startswith("."))
+    files = {path for pattern in patterns for path in Path(run).glob(pattern.rstrip("?")) if path.is_file()}
+    return sorted(path.relative_to(run).as_posix() for path in files if not path.name.startswith("."))
 
 
 def _state(path: Path) -> tuple[int, int] | None:
     if not path.is_file():
         return None
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
 
 
 _watching: list[tuple[str, set[str]]] = []

@@ -1,4 +1,4 @@
-"""What stands beside the logits of a run: the kinds of photos that its figures are broken down by."""
+"""What is saved beside the logits of a run: the kinds of photos that its figures are broken down by."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ from natix_hf.runs.steps import (
     ContractError,
     Step,
     carried_out,
+    outputs_intact,
     stale,
-    stands,
 )
 
 MADE = {
@@ -102,7 +102,7 @@ def reasons(run: Path, steps=tuple(MADE)) -> dict[str, str]:
 
 def test_what_was_just_made_is_up_to_date(run):
     assert reasons(run) == {}
-    assert all(stands(run, step) for step in MADE)
+    assert all(outputs_intact(run, step) for step in MADE)
 
 
 def fails(run: Path, step: Step, words: str, work) -> None:
@@ -139,7 +139,7 @@ def test_a_step_may_read_what_it_declares_and_write_its_own_files_over(run):
         (run / "predictions" / "val_calib.parquet").read_bytes()
         put(run, "calibration.json", "new")
         (run / "calibration.json").read_text()
-    assert stands(run, CALIBRATE)
+    assert outputs_intact(run, CALIBRATE)
 
 
 def test_a_step_that_leaves_an_output_out_fails(run):
@@ -207,10 +207,10 @@ def test_reads_are_noted_in_the_ledger_however_the_block_ends(run, fault):
 def test_an_output_that_is_gone_or_edited_is_a_reason(run, step, name):
     put(run, name, "edited")
     assert stale(run, step) == f"output {name} was changed"
-    assert not stands(run, step)
+    assert not outputs_intact(run, step)
     (run / name).unlink()
     assert stale(run, step) == f"output {name} is gone"
-    assert not stands(run, step)
+    assert not outputs_intact(run, step)
 
 
 def test_every_file_that_was_only_touched_is_as_it_was(run):
@@ -229,7 +229,7 @@ def test_an_input_that_is_gone_new_or_changed_is_a_reason(run):
     assert stale(run, CALIBRATE) is None
     put(run, "predictions/val_calib@challenge-2025.parquet")
     assert stale(run, CALIBRATE) == "input predictions/val_calib@challenge-2025.parquet is new"
-    assert stands(run, CALIBRATE)  # what it wrote is as it wrote it
+    assert outputs_intact(run, CALIBRATE)  # what it wrote is as it wrote it
 
 
 def test_a_changed_option_is_a_reason_with_both_values_and_others_are_not_compared(run):
@@ -345,7 +345,7 @@ def test_a_version_that_differs_in_decisions_takes_over_training_and_predictions
     assert sibling(run.parent, version.name, ASSEMBLE) == run
     take_over(run, version, "threshold_metric: f1\n")
     for step in (SPLIT, TRAIN, PREDICT, ASSEMBLE):
-        assert stands(version, step)
+        assert outputs_intact(version, step)
         for name in (*step.outputs(run), f"steps/{step.name}.json"):
             assert (version / name).samefile(run / name)
     assert not (version / "calibration.json").exists()
@@ -365,7 +365,7 @@ def test_files_are_copied_where_the_disk_cannot_link(run, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     version = decided(run, threshold_metric="f1")
     take_over(run, version, "")
-    assert stands(version, TRAIN)
+    assert outputs_intact(version, TRAIN)
     assert not (version / "run.json").samefile(run / "run.json")
 
 
@@ -385,7 +385,7 @@ def test_a_version_that_was_killed_while_it_was_taken_over_is_not_there(run, mon
     assert nearest(run.parent, RECIPE | {"threshold_metric": "f1"})[0] == run
     monkeypatch.undo()
     take_over(run, version, "")
-    assert stands(version, ASSEMBLE)
+    assert outputs_intact(version, ASSEMBLE)
 
 
 @pytest.mark.parametrize("keys", [{"learning_rate": 1}, {"slices": ["weather"]}])
@@ -403,9 +403,9 @@ def test_a_model_is_brought_back_from_a_version_where_it_stands(run):
     version = decided(run, threshold_metric="f1")
     take_over(run, version, "")
     put(version, "model.safetensors", "half")
-    assert not stands(version, ASSEMBLE)
+    assert not outputs_intact(version, ASSEMBLE)
     restore(run, version, ASSEMBLE)
-    assert stands(version, ASSEMBLE)
+    assert outputs_intact(version, ASSEMBLE)
 
 
 def planned(run: Path, until: str = "prove", form: str = "auto", **keys) -> dict[str, str]:

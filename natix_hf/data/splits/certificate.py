@@ -132,11 +132,11 @@ def label_conflicts(ids: Sequence[str], labels: Sequence[str | None], pairs: Seq
 
 
 def straddling(numbers: np.ndarray, homes: Sequence[str | None]) -> list[int]:
-    """The groups that stand in two splits.
+    """The groups that are in two splits.
 
     Args:
         numbers: `(n,)` group of each row.
-        homes: `(n,)` split of each row; rows that stand nowhere are passed over.
+        homes: `(n,)` split of each row; rows with None are left out.
     """
     splits: dict[int, set[str]] = {}
     for number, home in zip(numbers.tolist(), homes):

@@ -30,7 +30,7 @@ from natix_hf.files import (
 from natix_hf.options import RecipeValue
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.same_recipe import PLACES
-from natix_hf.runs.steps import ASSEMBLE, PREDICT, SPLIT, TRAIN, Step, stands
+from natix_hf.runs.steps import ASSEMBLE, PREDICT, SPLIT, TRAIN, Step, outputs_intact
 
 DECISION = tuple(field.name for field in dataclasses.fields(DecisionOptions))
 PREDICTED = ("robustness", "calibrate_on", "calibrate_views", "slices")  # decision options that predictions depend on
@@ -120,7 +120,7 @@ def sibling(store: Path, name: str, step: Step) -> Path | None:
     """Another version with the same training whose files of `step` and of the `SHARED` steps before it are intact."""
     needed = SHARED[: SHARED.index(step) + 1]
     for folder in sorted(store.glob(f"{name.partition('-')[0]}-*")):
-        if folder.name != name and all(stands(folder, one) for one in needed):
+        if folder.name != name and all(outputs_intact(folder, one) for one in needed):
             return folder
     return None
 

@@ -39,8 +39,8 @@ from natix_hf.runs.steps import (
     TIME,
     TRAIN,
     Step,
+    outputs_intact,
     stale,
-    stands,
 )
 
 STEPS = (*CHAINS["run"], EXPORT, PROVE)
@@ -213,7 +213,7 @@ class Pipeline:
     def _assembled(self) -> bool:
         """Whether there is a saved model for the steps after training; it may be restored from a sibling."""
         run = self.version.run
-        if stands(run, ASSEMBLE):
+        if outputs_intact(run, ASSEMBLE):
             return True
         other = sibling(self.version.store, self.version.name, ASSEMBLE)
         if other is None:
