@@ -13,8 +13,12 @@ import errno
 import gc
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TextIO
 
 from natix_hf.cpu_tricks import SWITCH, TRICKS, unknown_words
@@ -31,6 +35,14 @@ class PhotoError(UserError):
 
 class LeakageError(UserError):
     """A step asked for rows that its role may not see; the message names the step, the split and the rule."""
+
+
+class Terminated(KeyboardInterrupt):
+    """Another process asked the command to end: `kill`, a scheduler, a container that stops, a closed terminal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"terminated by {signal.Signals(number).name}")
+        self.status = 128 + number
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -79,6 +91,33 @@ def _bold_red(text: str, stream: TextIO) -> str:
     return f"\033[1;31m{text}\033[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Inside the block SIGTERM and SIGHUP raise `Terminated`, so a command cleans up as it does after Ctrl-C.
+
+    Signals that the caller ignores or handles (`nohup`) are left as they are.
+    """
+    here = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == here:
+            raise Terminated(number)
+        signal.signal(number, signal.SIG_DFL)  # a forked worker, which its parent ends
+        os.kill(os.getpid(), number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    handled = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in handled:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Run a verb; a `UserError` becomes one line on stderr and exit status 2, unless `--debug` is given.
 
@@ -99,15 +138,17 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     try:
         if words := unknown_words():
             raise UserError(f"{SWITCH}: expected {', '.join(TRICKS)} or all, found {', '.join(words)}")
-        main(arguments)
+        with _ended_by_signals():
+            main(arguments)
     except Exception as error:
         line = one_line(error) if isinstance(error, UserError) else _disk_fault(error)
         if debug or line is None:
             raise
         print(f"{_bold_red('error:', sys.stderr)} {line}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if debug:
             raise
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        ended = isinstance(stop, Terminated)
+        print(stop if ended else "interrupted", file=sys.stderr)
+        raise SystemExit(stop.status if ended else 128 + signal.SIGINT) from None

@@ -84,7 +84,7 @@ def main(argv: list[str]) -> None:
             done = pipeline.carry_out(steps)
         except KeyboardInterrupt:
             print("\nstopped; the same command continues from here")
-            raise SystemExit(130) from None
+            raise
     print(f"{version.run}: {', '.join(done) or 'nothing'} done, all up to date to {given.until}")
     if (version.run / "report.html").is_file():
         print(f"report: {version.run / 'report.html'}")

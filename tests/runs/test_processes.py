@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from natix_hf.errors import command
 from natix_hf.runs.lease import LeaseLost, holder, take
 from natix_hf.runs.many_runs import processes
 
@@ -87,7 +88,7 @@ def test_a_lease_is_renewed_while_it_trains_and_one_that_was_lost_ends_it(tmp_pa
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_it_ends_with_its_parent_which_gives_the_lease_back_where_it_can(tmp_path, program, how):
     program(f"echo $$ > {tmp_path}/pid; exec sleep 60")
-    parent = FORK.Process(target=train, args=(tmp_path,))
+    parent = FORK.Process(target=command, args=(lambda words: train(tmp_path), []))
     parent.start()
     wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text())
     os.kill(parent.pid, how)

@@ -345,11 +345,14 @@ def waiting(trained, tmp_path):
     return Piped(trained.desk, tmp_path / "store"), ("--launcher", f"python {tmp_path / 'slow.py'}")
 
 
-def test_ctrl_c_ends_training_and_tells_in_one_line_that_the_same_command_goes_on(waiting):
+@pytest.mark.parametrize(
+    ("number", "line"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "terminated by SIGTERM\n")]
+)
+def test_a_signal_ends_training_too_and_a_line_says_that_the_same_command_continues(waiting, number, line):
     piped, words = waiting
-    signalled = f"in_training({str(piped.store)!r}, {int(signal.SIGINT)})"
+    signalled = f"in_training({str(piped.store)!r}, {int(number)})"
     status, out, err = piped.type(*words, prelude=signalled)
-    assert (status, err) == (130, "")
+    assert (status, err) == (128 + number, line)
     assert out.splitlines()[-2:] == ["", "stopped; the same command continues from here"]
     assert not list(piped.store.iterdir())  # neither a lease nor a version
     assert piped.why("--until", "split") == {"split": "first version"}

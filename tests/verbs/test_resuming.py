@@ -8,12 +8,13 @@ import yaml
 
 GO_ON = ("--resume_from_checkpoint", "true")
 STOP = """
+import os, signal
 from natix_hf.training import trainer
 step_end = trainer._Epochs.on_step_end
 def stop(self, args, state, control, **kwargs):
     step_end(self, args, state, control, **kwargs)
     if state.global_step == 5:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGTERM)  # as a scheduler does
 trainer._Epochs.on_step_end = stop
 """
 RHYTHM = ("--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2")
@@ -23,7 +24,9 @@ RHYTHM = ("--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "s
 def interrupted(module_desk):
     """The folder of a run with checkpoints of steps 2 and 4 that was stopped at step 5 of 8."""
     stopped = module_desk.type("train", module_desk.recipe, *RHYTHM, "--num_train_epochs", "2", prelude=STOP)
-    assert stopped.status == 130, stopped.err
+    assert stopped.status == 143, stopped.err
+    assert stopped.err.endswith("terminated by SIGTERM\n")
+    assert f"stopped; to continue from the last checkpoint in {module_desk.output}" in stopped.out
     folders = sorted(folder.name for folder in (module_desk.output / "checkpoints").iterdir())
     assert folders == ["checkpoint-2", "checkpoint-4"]
     return module_desk.output

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NamedTuple
 
 from natix_hf.runs.lease import BEAT, Lease, LeaseLost
 
@@ -47,29 +47,21 @@ def train(output: Path, name: str, words: list[str], *, resume: bool, lease: Lea
     more = ["--resume_from_checkpoint", "true"] if resume else []
     command = [sys.executable, "-m", "natix_hf.train", *words, "--overwrite_output_dir", "false", *more]
     tied = partial(_end_with, os.getpid()) if _LIBC else None
-    before = signal.signal(signal.SIGTERM, _stop)  # releases the lease, as Ctrl-C does
-    try:
-        with log.open("a", encoding="utf-8") as file:
-            with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=tied) as process:
-                try:
-                    while (status := _ended(process)) is None:
-                        if not lease.renew():
-                            raise LeaseLost
-                except BaseException:
-                    process.kill()
-                    raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with log.open("a", encoding="utf-8") as file:
+        with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=tied) as process:
+            try:
+                while (status := _ended(process)) is None:
+                    if not lease.renew():
+                        raise LeaseLost
+            except BaseException:
+                process.kill()
+                raise
     if status == 0:
         return None
     lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]  # libraries may warn after it, while Python exits
     reason = " ".join((errors or lines)[-1:]).removeprefix("error: ")
     return f"exit status {status}: {reason} ({log})"
-
-
-def _stop(number: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 def _ended(process: subprocess.Popen) -> int | None:
