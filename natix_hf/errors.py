@@ -13,16 +13,20 @@ import errno
 import gc
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from natix_hf.cpu_tricks import SWITCH, TRICKS, unknown_words
-from natix_hf.startup import prepare
+from natix_hf.startup import WORKER_MODULES, prepare
+
+PATIENCE = 3.0  # seconds after which a further signal ends a command that is cleaning up
 
 
 class UserError(ValueError):
@@ -35,14 +39,6 @@ class PhotoError(UserError):
 
 class LeakageError(UserError):
     """A step asked for rows that its role may not see; the message names the step, the split and the rule."""
-
-
-class Terminated(KeyboardInterrupt):
-    """Another process asked the command to end: `kill`, a scheduler, a container that stops, a closed terminal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"terminated by {signal.Signals(number).name}")
-        self.status = 128 + number
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -91,31 +87,75 @@ def _bold_red(text: str, stream: TextIO) -> str:
     return f"\033[1;31m{text}\033[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Inside the block SIGTERM and SIGHUP raise `Terminated`, so a command cleans up as it does after Ctrl-C.
+_usual_handlers: dict[int, Any] = {}  # of the signals that a command handles, by number
 
-    Signals that the caller ignores or handles (`nohup`) are left as they are.
+
+def _handle_as_usual() -> None:
+    for number, handler in _usual_handlers.items():
+        signal.signal(number, handler)
+
+
+def _ended_line(number: int) -> str:
+    return "interrupted" if number == signal.SIGINT else f"terminated by {signal.Signals(number).name}"
+
+
+def _end_with_pool(number: int) -> None:
+    """End at once if processes of datasets read photos, for nothing is written then.
+
+    Its pool may wait for ever for a worker that the signal has ended, too, while that held a lock.
     """
-    here = os.getpid()
+    multiprocess = sys.modules.get("multiprocess")
+    if workers := multiprocess.active_children() if multiprocess else []:
+        for worker in workers:
+            worker.kill()
+        for util in filter(None, map(sys.modules.get, WORKER_MODULES)):
+            shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
+        print(_ended_line(number), file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+
+@contextmanager
+def _noted_signals(noted: list[int]) -> Iterator[None]:
+    """Inside the block SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt`, so a command cleans up before it ends.
+
+    Launchers and terminals send signals to each process of a group, often twice, so a second signal has no effect
+    for `PATIENCE` seconds. Later it ends the command at once. Signals that the caller ignores (`nohup`) stay ignored.
+
+    Args:
+        noted: receives the number of the signal, since a library may turn the exception into another one.
+    """
+    here, usual, since = os.getpid(), (signal.SIG_DFL, signal.default_int_handler), 0.0
 
     def end(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == here:
-            raise Terminated(number)
-        signal.signal(number, signal.SIG_DFL)  # a forked worker, which its parent ends
-        os.kill(os.getpid(), number)
+        nonlocal since
+        if os.getpid() != here:  # a worker that has just been forked
+            _handle_as_usual()
+            signal.raise_signal(number)
+            return
+        if noted:
+            if time.monotonic() - since > PATIENCE:
+                os._exit(128 + number)
+            return
+        noted.append(number)
+        since = time.monotonic()
+        _end_with_pool(number)
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report that the workers were ended, too
+        raise KeyboardInterrupt
 
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    if threading.current_thread() is not threading.main_thread():
-        numbers = []
-    handled = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in handled:
+    names = ("SIGINT", "SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    _usual_handlers.update({n: handler for n in numbers if (handler := signal.getsignal(n)) in usual})
+    for number in _usual_handlers:
         signal.signal(number, end)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_handle_as_usual)
     try:
         yield
     finally:
-        for number in handled:
-            signal.signal(number, signal.SIG_DFL)
+        if not noted:
+            _handle_as_usual()
+            _usual_handlers.clear()
 
 
 def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
@@ -126,6 +166,9 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
         argv: the arguments, `sys.argv[1:]` by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller has closed it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     prepare()
     debug = "--debug" in arguments
     if debug:
@@ -135,20 +178,21 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     atexit.register(gc.freeze)  # else the interpreter searches all objects for garbage before it exits
     # datasets logs its errors before it raises them; the one line below is enough.
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")
+    noted: list[int] = []
     try:
         if words := unknown_words():
             raise UserError(f"{SWITCH}: expected {', '.join(TRICKS)} or all, found {', '.join(words)}")
-        with _ended_by_signals():
+        with _noted_signals(noted):
             main(arguments)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            raise
+        if noted or isinstance(error, KeyboardInterrupt):
+            number = noted[0] if noted else signal.SIGINT
+            print(_ended_line(number), file=sys.stderr)
+            raise SystemExit(128 + number) from None
         line = one_line(error) if isinstance(error, UserError) else _disk_fault(error)
-        if debug or line is None:
+        if line is None:
             raise
         print(f"{_bold_red('error:', sys.stderr)} {line}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt as stop:
-        if debug:
-            raise
-        ended = isinstance(stop, Terminated)
-        print(stop if ended else "interrupted", file=sys.stderr)
-        raise SystemExit(stop.status if ended else 128 + signal.SIGINT) from None

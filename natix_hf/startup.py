@@ -17,8 +17,10 @@ for garbage. This takes a second or two and finds nothing.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ from natix_hf.cpu_tricks import wanted
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
 GIB = 1 << 30
 SPINS = 10_000  # polls before a waiting thread sleeps, about 200 microseconds; the default is 300,000
+DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
+WORKER_MODULES = ("multiprocessing.util", "multiprocess.util")  # the second one is that of datasets
 SMALLER = 32 << 20  # the maximum of M_MMAP_THRESHOLD in older releases of glibc
 
 
@@ -35,6 +39,9 @@ def prepare() -> None:
     """Run by every command before it reads its arguments, so before torch is imported."""
     wait_asleep()
     fork_workers()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_share_temporary_folder)
+    _end_with_launcher()
     if not sys.stderr.isatty():
         from natix_hf.progress_lines import bars_as_lines
 
@@ -56,6 +63,38 @@ def fork_workers() -> None:
             multiprocessing.set_start_method("fork")
 
 
+def _share_temporary_folder() -> None:
+    """Before a fork: make the temporary folder of workers here, so it is removed even if a signal ends them first."""
+    for util in filter(None, map(sys.modules.get, WORKER_MODULES)):
+        if not util.process.current_process()._config.get("tempdir"):
+            folder = util.get_temp_dir()
+            # A worker copies this setting when it is constructed, which may have been before.
+            util.register_after_fork(
+                util, lambda util, folder=folder: util.process.current_process()._config.update(tempdir=folder)
+            )
+
+
+def _end_with_launcher() -> None:
+    """End when `accelerate launch` ends: a signal ends it without its child, which would go on training unseen."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    try:
+        with open(f"/proc/{parent}/cmdline", "rb") as file:
+            words = file.read()
+    except OSError:
+        return
+    if b"accelerate" in words and b"launch" in words:
+        end_with(parent, signal.SIGTERM)
+
+
+def end_with(parent: int, number: int) -> None:
+    """Ask Linux to send a signal to this process when its parent ends for any reason."""
+    ctypes.CDLL(None).prctl(DEATH_OF_PARENT, number)
+    if os.getppid() != parent:  # it ended before prctl was called
+        os.kill(os.getpid(), number)
+
+
 def keep_freed_memory() -> bool:
     """Let glibc keep freed memory, unless the user has configured its allocator (`MALLOC_...`).
 
@@ -65,8 +104,6 @@ def keep_freed_memory() -> bool:
     own = any(name.startswith("MALLOC_") for name in os.environ)
     if sys.platform != "linux" or own or not wanted("memory"):
         return False
-    import ctypes
-
     try:
         mallopt = ctypes.CDLL(None).mallopt
         accepted = mallopt(MMAP_THRESHOLD, GIB) or mallopt(MMAP_THRESHOLD, SMALLER)

@@ -18,7 +18,7 @@ VERBS = [
 ]
 
 # Know nothing, free to all.
-FREE = {"cpu_tricks", "documents", "errors", "files", "logits", "options", "resampling", "threads"}
+FREE = {"cpu_tricks", "documents", "errors", "files", "logits", "options", "resampling", "startup", "threads"}
 GROUND = {"photos", "modeling", "decision", "report", "scenes"}
 FIRST = {"data", "streetvision", "inference"}
 SECOND = {"training", "hub"}

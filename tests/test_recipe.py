@@ -22,7 +22,7 @@ from natix_hf.recipe.yaml_and_command_line import (
     resolved_pretraining,
 )
 from natix_hf.training.training_arguments import NatixTrainingArguments
-from natix_hf.training.training_options import SCORES
+from natix_hf.training.training_options import SCORES, TrainingOptions
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((REPOSITORY / "recipes").glob("*.yaml"))
@@ -443,6 +443,12 @@ def test_every_topic_names_options_that_there_are():
     listed = [name for names in TRAINING_TOPICS.values() for name in names.split()]
     assert set(listed) <= there
     assert len(listed) == len(set(listed))
+
+
+def test_each_training_key_of_ours_has_a_topic():
+    named = {name for names in TRAINING_TOPICS.values() for name in names.split()}
+    of_transformers = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert {field.name for field in dataclasses.fields(TrainingOptions)} - of_transformers <= named
 
 
 def test_no_two_topics_declare_one_name():

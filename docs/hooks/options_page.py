@@ -42,8 +42,6 @@ def tables(recipe: type) -> str:
     rest = {option.key: option for option in _options(training)}
     for title, names in TRAINING_TOPICS.items():
         lines += _table(title, [rest.pop(name) for name in names.split() if name in rest])
-    own = [rest.pop(key) for key in list(rest) if key.startswith("probe_") or key == "warm_start"]
-    lines += _table("probes", own)
     names = ", ".join(f"`{key}`" for key in sorted(rest))
     lines += ["## further options", "", f"These work as in [TrainingArguments]({TRAINING_ARGUMENTS}): {names}."]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +77,11 @@ def photo_bytes(source: Source) -> bytes:
     elif isinstance(source, dict) and source.get("path") is None:
         raise PhotoError(f"{_name(source)}: the row has no photo, neither bytes nor a path")
     else:
-        content = Path(text_path(source["path"] if isinstance(source, dict) else source)).read_bytes()
+        path = Path(text_path(source["path"] if isinstance(source, dict) else source))
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a named pipe would wait for ever
+            raise PhotoError(f"{_name(source)}: not a regular file")
+        content = path.read_bytes()
     if not content:
         raise PhotoError(f"{_name(source)}: the file is empty (0 bytes)")
     return content

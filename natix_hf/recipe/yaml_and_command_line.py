@@ -50,6 +50,8 @@ TRAINING_TOPICS = {
     "hardware": "bf16 tf32 use_cpu activation_checkpointing activation_checkpointing_kwargs torch_compile "
     "torch_compile_backend torch_compile_mode dataloader_num_workers dataloader_pin_memory "
     "dataloader_persistent_workers dataloader_prefetch_factor ddp_backend ddp_timeout fsdp fsdp_config",
+    "probes": "probe_heads probe_learning_rates probe_weight_decays probe_poolings probe_layers probe_epochs "
+    "warm_start",
 }
 
 

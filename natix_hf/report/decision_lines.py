@@ -89,6 +89,8 @@ def _calibrator(calibration: CalibrationFile) -> list[str]:
             fitted = f"vector, T = {temperatures}, bias = {_list(calibration.calibrator_bias)}"
         case "isotonic":
             fitted = f"isotonic, {len(calibration.isotonic[0][0])} knots"
+        case other:
+            fitted = other
     return [
         *lines,
         f"{start}: {fitted}, NLL {calibration.nll_before:.4f} -> {calibration.nll_after:.4f}, "

@@ -49,8 +49,8 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
         )
     if not resume:
         raise UserError(
-            f"output_dir {run}: holds an interrupted run: add --resume_from_checkpoint true to resume it, or "
-            "--overwrite_output_dir true to replace it"
+            f"output_dir {run}: holds an interrupted run: if no other process is training it, add "
+            "--resume_from_checkpoint true to resume it, or --overwrite_output_dir true to replace it"
         )
 
 

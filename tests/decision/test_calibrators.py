@@ -1,5 +1,7 @@
 """Calibrators against scikit-learn and plain optimisers, their choice by held-out groups, and bad rows."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -12,6 +14,7 @@ from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.decision.calibrators.vector import vector_objective
 from natix_hf.decision.fit_calibrator import fit_calibrator, fit_one
 from natix_hf.decision.temperature import BOUNDS, fit_temperature
+from natix_hf.documents.calibration import CalibratorName
 from natix_hf.errors import UserError
 from natix_hf.logits import softmax
 from natix_hf.report.metrics import classification_metrics
@@ -39,6 +42,10 @@ def test_temperature_is_the_fit_of_its_own_room_and_its_figures_those_of_the_rep
     before, after = (classification_metrics(one, labels) for one in (logits, logits / temperature))
     assert (fit.nll_before, fit.ece_before) == pytest.approx((before["log_loss"], before["ece"]))
     assert (fit.nll_after, fit.ece_after) == pytest.approx((after["log_loss"], after["ece"]))
+
+
+def test_a_calibration_file_may_name_each_calibrator():
+    assert get_args(CalibratorName) == tuple(CALIBRATORS)
 
 
 def test_two_class_vector_is_platt_scaling_of_scikit_learn():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -217,6 +218,14 @@ def test_a_file_over_the_size_is_not_read(tmp_path, monkeypatch):
     for source in (path, str(path), content, {"bytes": content, "path": None}, {"bytes": None, "path": str(path)}):
         found = inspect_photo(source, look=pixels, max_mb=0.0001)
         assert found == ("", 0, 0, f"the file has {size / 1e6:.1f} MB, over max_photo_mb 0.0001: not read", None, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_no_photo_and_nothing_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(PhotoError, match=r"pipe\.jpg: not a regular file"):
+        open_photo(tmp_path / "pipe.jpg")
+    assert inspect_photo({"path": str(tmp_path / "pipe.jpg"), "bytes": None}).error == "not a regular file"
 
 
 def test_a_photo_over_the_number_of_pixels_is_not_decoded(tmp_path, monkeypatch):

@@ -85,7 +85,8 @@ def chosen_form(forms: dict[str, type[ExportForm]], name: str, **options: Any) -
         for field in fields(form):
             value = options.get(field.name, field.default)
             if field.name not in accepted and value != field.default:
-                raise UserError(f"--{field.name} {value}: --format {name} {form.elsewhere[field.name]}")
+                why = form.elsewhere.get(field.name, "has no such option: leave it out")
+                raise UserError(f"--{field.name} {value}: --format {name} {why}")
     return forms[name](**{key: value for key, value in options.items() if key in accepted})
 
 

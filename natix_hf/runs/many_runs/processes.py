@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,9 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from natix_hf.runs.lease import BEAT, Lease, LeaseLost
-
-_DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+from natix_hf.startup import end_with
 
 
 class Outcome(NamedTuple):
@@ -46,7 +43,7 @@ def train(output: Path, name: str, words: list[str], *, resume: bool, lease: Lea
     log.parent.mkdir(parents=True, exist_ok=True)
     more = ["--resume_from_checkpoint", "true"] if resume else []
     command = [sys.executable, "-m", "natix_hf.train", *words, "--overwrite_output_dir", "false", *more]
-    tied = partial(_end_with, os.getpid()) if _LIBC else None
+    tied = partial(end_with, os.getpid(), signal.SIGKILL) if sys.platform == "linux" else None
     with log.open("a", encoding="utf-8") as file:
         with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=tied) as process:
             try:
@@ -69,10 +66,3 @@ def _ended(process: subprocess.Popen) -> int | None:
         return process.wait(timeout=BEAT)
     except subprocess.TimeoutExpired:
         return None
-
-
-def _end_with(parent: int) -> None:
-    """In the child process before exec: ask Linux to kill it when its parent dies for any reason."""
-    _LIBC.prctl(_DEATH_OF_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent died before prctl was called
-        os._exit(1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from natix_hf.errors import UserError
-from natix_hf.options import defaults, off
+from natix_hf.options import AT_LEAST_0, SHARE_BELOW_1, defaults, off
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +50,9 @@ class Optimizer:
                 values[key] = type(usual[key])(value)
             except ValueError:
                 raise UserError(f"optim_args: {key}={value}: expected a number, such as {key}={usual[key]}") from None
-            if not 0 <= values[key] < (1 if key.startswith(("beta", "momentum")) else float("inf")):
-                raise UserError(f"optim_args: {key}={value}: out of range, the default is {usual[key]}")
+            bounds = SHARE_BELOW_1 if key.startswith(("beta", "momentum")) else AT_LEAST_0
+            if not bounds.holds(values[key]):
+                raise UserError(f"optim_args: {key}={value}: expected {bounds.words}, such as {key}={usual[key]}")
         return cls(**values)
 
     def check(self, args: Any, *, method: str, attn_implementation: str) -> None:
