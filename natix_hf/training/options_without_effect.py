@@ -14,6 +14,8 @@ from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.check_loss import loss_terms
 from natix_hf.training.optimizers.sam import SamOptions
 
+WITHOUT_NUMBERS = ("adamw_torch", "adamw_torch_fused", "adafactor")  # transformers does not read their optim_args
+
 
 def without_effect(args: Any) -> str | None:
     """One line on options that differ from their default and have no effect; None if there are none.
@@ -24,8 +26,11 @@ def without_effect(args: Any) -> str | None:
     terms = loss_terms(args.loss)
     others = {name: kind for name, kind in LOSSES.items() if name not in terms}
     reasons = {key: f"loss {args.loss} has no {name}" for name, kind in others.items() for key in defaults(kind)}
-    if args.optim != "sam":
-        reasons |= dict.fromkeys(defaults(SamOptions), f"optim is {getattr(args.optim, 'value', args.optim)}")
+    optimizer = getattr(args.optim, "value", args.optim)
+    if optimizer != "sam":
+        reasons |= dict.fromkeys(defaults(SamOptions), f"optim is {optimizer}")
+    if optimizer in WITHOUT_NUMBERS:
+        reasons["optim_args"] = f"optim {optimizer} takes none"
     if not (args.mixup_alpha and args.cutmix_alpha):
         reasons["mix_switch_prob"] = "mixup_alpha and cutmix_alpha are not both on"
     for key, kinds in (("sampling", SAMPLINGS), ("curriculum", CURRICULA)):

@@ -335,6 +335,8 @@ def test_a_batch_without_what_a_term_compares_is_told_once_and_counts_as_zero(ar
         ({"focal_gamma": 3.0, "focal_alpha": [0.3]}, "focal_gamma, focal_alpha without effect, loss ce has no focal"),
         ({"sampling": "balanced", "balance_by": "source", "mixup_alpha": 0.2, "cutmix_alpha": 1.0}, None),
         ({"balance_by": "source"}, "balance_by without effect, sampling is natural"),
+        ({"optim_args": "beta1=0.8"}, "optim_args without effect, optim adamw_torch_fused takes none"),
+        ({"optim": "sgd", "optim_args": "momentum=0.9"}, None),
         (
             {"mixup_alpha": 0.2, "mix_switch_prob": 0.9, "curriculum_end": 0.2},
             "mix_switch_prob without effect, mixup_alpha and cutmix_alpha are not both on; "
