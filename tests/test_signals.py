@@ -83,8 +83,7 @@ def main(words):
 
 command(main)
 """
-BOTH = [signal.SIGTERM, signal.SIGHUP]
-ALL = [signal.SIGINT, *BOTH]
+ALL = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 def line_of(number: int) -> str:
